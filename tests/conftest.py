@@ -1,0 +1,25 @@
+"""What the tests share: a visible skip for a missing tool, and the markers."""
+import os
+import shutil
+
+import pytest
+
+
+def find_tool(name: str) -> str:
+    "The path of a program. Without it the test skips and says so, or fails where skips are not allowed."
+    if path := shutil.which(name): return path
+    reason = f"{name} is not installed, so this is not tested"
+    if os.environ.get("HOUSEMLOPS_NO_SKIPS") == "1": pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def need():
+    "Ask for a program by name: `need('chromium')`."
+    return find_tool
+
+
+def pytest_configure(config):
+    "Markers, so that `pytest -m 'not slow'` gives a quick answer."
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    config.addinivalue_line("markers", "browser: opens a page in headless Chromium")
