@@ -201,7 +201,7 @@ def request_model(contract: Contract) -> type[BaseModel]: # class named after th
     "The pydantic model of a house to be priced"
     fields = {f"c{i}": request_field(name, contract.columns[name]) for i, name in enumerate(contract.inputs)}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, title="House")
-    return create_model("House", __config__=config, **fields)
+    return create_model("House", __config__=config, __doc__="A house to be priced", **fields)
 
 # %% ../nbs/contract.ipynb #contract-033
 def mlflow_signature(contract: Contract): # -> mlflow.models.ModelSignature

@@ -72,7 +72,7 @@ def as_datasets(contract: Contract, *tables: pd.DataFrame) -> list: # of evident
     definition = evidently_definition(contract)
     return [Dataset.from_pandas(table, data_definition=definition) for table in tables]
 
-# %% ../nbs/monitor.ipynb #monitor-017
+# %% ../nbs/monitor.ipynb #monitor-018
 def verdict(rows: int, drifted: list[str], tested: int, mae_ratio: float, target: str, # column name of the target
             min_rows: int, drift_share: float, max_mae_ratio: float,
            ) -> dict: # verdict and reasons
@@ -85,25 +85,28 @@ def verdict(rows: int, drifted: list[str], tested: int, mae_ratio: float, target
     if not reasons: return {"verdict": "ok", "reasons": [f"{len(drifted)} of {tested} columns have drifted, MAE is {mae_ratio:.2f} times that of the test split"]}
     return {"verdict": reasons[0][0], "reasons": [sentence for _, sentence in reasons]}
 
-# %% ../nbs/monitor.ipynb #monitor-020
+# %% ../nbs/monitor.ipynb #monitor-021
 def numbered_ids(html: str) -> str:
     "A report whose random identifiers are numbered in the order of their appearance"
     seen: dict[str, str] = {}
     pattern = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|metric_[0-9a-f]{32}"
     return re.sub(pattern, lambda m: seen.setdefault(m[0], f"{'metric_' if m[0][:2] == 'me' else ''}{len(seen):032x}"), html)
 
-def write_report(folder: Path, reference: pd.DataFrame, current: pd.DataFrame, columns: list[str], contract: Contract) -> None:
+def write_report(folder: Path, reference: pd.DataFrame, current: pd.DataFrame, # both from `for_evidently`
+                 columns: list[str], level: float, # p-value below which a column counts as drifted
+                 contract: Contract) -> None:
     "Evidently's report of some columns, the target, the prediction and the errors, as HTML and JSON"
     from evidently import Report
     from evidently.presets import DataDriftPreset, RegressionPreset
     shown = [name for name in [*columns, contract.target, "prediction"] if name in current]
-    report = Report([DataDriftPreset(columns=list(dict.fromkeys(shown)), num_method="ks", cat_method="chisquare"), RegressionPreset()])
+    drift = DataDriftPreset(columns=list(dict.fromkeys(shown)), num_method="ks", cat_method="chisquare", threshold=level)
+    report = Report([drift, RegressionPreset()])
     snapshot = report.run(*as_datasets(contract, current, reference))
     snapshot.save_html(str(folder/"report.html"))
     (folder/"report.html").write_text(numbered_ids((folder/"report.html").read_text(encoding="utf-8")), encoding="utf-8")
     (folder/"report.json").write_text(numbered_ids(snapshot.json()), encoding="utf-8")
 
-# %% ../nbs/monitor.ipynb #monitor-023
+# %% ../nbs/monitor.ipynb #monitor-024
 def log_monitoring(mlflow, folder: Path, result: dict) -> None:
     "Put the report and the verdict on an MLflow run named after the stage"
     with mlflow.start_run(run_name="monitor"):
@@ -144,6 +147,6 @@ def compare_with_reference(folder: Path, build: Path, reference: pd.DataFrame, c
     drifted = p.index[p < alpha / len(p)].tolist()
     mae = float(np.abs(now - current[contract.target]).mean())
     ratio = mae / read_json(build/"evaluate/metrics.json")["model"]["mae"]
-    write_report(folder, old, new, p.index[:html_columns].tolist(), contract)
+    write_report(folder, old, new, p.index[:html_columns].tolist(), alpha / len(p), contract)
     return verdict(len(current), drifted, len(p), ratio, contract.target, **limits) | {
         "rows": len(current), "drifted": len(drifted), "tested": len(p), "columns": drifted, "mae": mae, "mae_ratio": ratio}

@@ -10,10 +10,10 @@ __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'MARKS', 'pipeline', 'listed', 'inside
            'build_sample', 'ancestors', 'kept_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs',
            'export_package', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'make_workspace',
            'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds', 'run_in_workspace',
-           'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task', 'notebook_doc', 'build_dag',
-           'private_file', 'airflow_environment', 'prepare_airflow', 'ask', 'live_airflow', 'start_live', 'start_once',
-           'events', 'follow', 'free_port', 'answers', 'served', 'ask_prediction', 'champion_version', 'metric_rows',
-           'summarise', 'run_lifecycle']
+           'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task', 'Keeping', 'kept_log', 'notebook_doc',
+           'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask', 'live_airflow', 'start_live',
+           'start_once', 'events', 'follow', 'free_port', 'answers', 'served', 'ask_prediction', 'champion_version',
+           'metric_rows', 'summarise', 'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
 import ast
@@ -31,12 +31,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 from .settings import WorkbookError, did_you_mean, params, repo_root, settings, tracking, whole_folder
@@ -134,9 +135,9 @@ def check_parameters(
 ):
     "Refuse unknown, missing and ill-typed parameters, in one sentence."
     from pydantic import TypeAdapter, ValidationError
-    for name in given.keys() - expected.keys():
+    for name in [name for name in given if name not in expected][:1]:
         raise WorkbookError(f"The parameters cell of nbs/{stage}.ipynb does not declare {name!r}, which params.yaml gives it.{did_you_mean(name, expected)}")
-    for name in expected.keys() - given.keys():
+    for name in [name for name in expected if name not in given][:1]:
         raise WorkbookError(f"nbs/{stage}.ipynb declares the parameter {name!r}, which params.yaml does not give it.{did_you_mean(name, given)}")
     for name, kind in expected.items():
         try: TypeAdapter(kind).validate_python(given[name], strict=True)
@@ -230,7 +231,7 @@ def failure(
     if getattr(error, "ename", "") == "WorkbookError": return StageFailed(f"{stage}: {error.evalue}")
     if hasattr(error, "ename"):
         print(f"\nThe failing cell of nbs/{stage}.ipynb:\n\n{error.source}\n\n" + re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback)), flush=True)
-        return StageFailed(f"{stage} stopped in a cell of nbs/{stage}.ipynb with {error.ename}: {str(error.evalue).splitlines()[0] if error.evalue else 'no message'}")
+        return StageFailed(f"{stage} stopped in a cell of nbs/{stage}.ipynb with {error.ename}: {' '.join(str(error.evalue).split())[:200] or 'no message'}")
     if type(error).__name__ == "DeadKernelError":
         return StageFailed(f"{stage} stopped because the kernel of nbs/{stage}.ipynb died, as when it is killed or out of memory; run it again.")
     return StageFailed(f"{stage} stopped: {type(error).__name__}: {error}")
@@ -249,7 +250,7 @@ def execute(
     papermill_engines.register("reporting", engine())
     try:
         execute_notebook(source, draft, values, engine_name="reporting", progress_bar=False, cwd=folder,
-                         kernel_name="python3", coalesce_streams=True, config=Config(KernelManager={"transport": "ipc"}))
+                         kernel_name="python3", language="python", coalesce_streams=True, config=Config(KernelManager={"transport": "ipc"}))
         notebook = nbformat.read(draft, as_version=4)
         check_executed(notebook, source.stem)
     except StageFailed: raise
@@ -430,6 +431,7 @@ def kept_sample(
             code = f"from housemlops.orchestrate import build_sample; from pathlib import Path; build_sample({stages!r}, Path({str(draft)!r}))"
             done = subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
             if done.returncode: raise WorkbookError(f"The sample could not be built: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            if (database := draft/"state/mlflow/mlflow.db").exists(): relocate(database, str(draft), str(kept))
     return kept
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-046
@@ -704,15 +706,17 @@ def stage_operator():
     from airflow.sdk.exceptions import AirflowFailException
     class ExecutedNotebook(BaseOperatorLink):
         name = "Executed notebook"
-        def get_link(self, operator, *, ti_key): return getattr(operator, "page", "")
+        def get_link(self, operator, *, ti_key): return operator.page
     class StageOperator(BaseOperator):
         operator_extra_links = (ExecutedNotebook(),)
         ui_color = "#dbe7f3"
         def __init__(self, *, root: str, **rest):
             super().__init__(**rest)
-            self.root = root
+            self.root, self.page = root, ""
         def execute(self, context):
-            try: return run_task(Path(self.root), self, context["dag_run"])
+            root, run = Path(self.root), context["dag_run"]
+            try:
+                with kept_log(root, run, self.task_id): return run_task(root, self, run)
             except WorkbookError as error: raise AirflowFailException(str(error)) from None
     return StageOperator
 
@@ -744,11 +748,35 @@ def run_task(
         note(stage, answer, seconds=time.monotonic() - began)
     except WorkbookError as error:
         note(stage, "failed", seconds=time.monotonic() - began, sentence=str(error))
+        print(f"{STOPPED}{error}", flush=True)
         raise
-    finally: print(f"Executed notebook: {task.page or 'none'}\n{workspace_path(root, name)}/reports/{stage}.ipynb", flush=True)
+    finally: print(f"Executed notebook: {task.page}\n{workspace_path(root, name)}/reports/{Path(task.page).stem}.ipynb" if task.page else "No notebook was executed.", flush=True)
     return answer
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-078
+class Keeping:
+    "A standard output whose lines are also kept in an Airflow log file."
+    def __init__(self, out, path): self.out, self.path, self.rest = out, path, ""
+    def flush(self): self.out.flush()
+    def write(self, text):
+        self.out.write(text)
+        *lines, self.rest = (self.rest + text).split("\n")
+        stamp = datetime.now(timezone.utc).isoformat()
+        with open(self.path, "a") as file:
+            for line in lines: file.write(json.dumps({"timestamp": stamp, "event": line, "level": "info", "logger": "task.stdout"}) + "\n")
+
+def kept_log(
+    root: Path, # checkout
+    run: Any, # the DAG run
+    stage: str, # task_id
+): # -> context manager around the task's output
+    "Keep a task's output where Airflow's UI looks for it, unless a scheduler already does."
+    path = settings(root).paths.state/f"airflow/logs/dag_id={run.dag_id}/run_id={run.run_id}/task_id={stage}/attempt=1.log"
+    if any(path.parent.glob("attempt=*.log")): return contextlib.nullcontext()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return contextlib.redirect_stdout(Keeping(sys.stdout, path))
+
+# %% ../nbs/orchestrate.ipynb #orchestrate-080
 def notebook_doc(
     path: Path, # notebook
 ) -> str: # markdown: title and summary
@@ -761,7 +789,6 @@ def build_dag(
     name: str = "house_prices", # dag_id
 ): # -> airflow.sdk.DAG
     "The lifecycle of dvc.yaml as an Airflow DAG: one task per stage."
-    from datetime import datetime, timezone
     from airflow.sdk import DAG, CronDataIntervalTimetable
     before, operator = graph(pipeline(root)), stage_operator()
     dag = DAG(name, schedule=CronDataIntervalTimetable("@monthly", "UTC"), start_date=datetime(2006, 2, 1, tzinfo=timezone.utc), catchup=False,
@@ -773,7 +800,7 @@ def build_dag(
         for other in earlier: tasks[other].set_downstream(tasks[stage])
     return dag
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-080
+# %% ../nbs/orchestrate.ipynb #orchestrate-082
 def private_file(
     path: Path, # made when missing
     make: Any, # -> its text
@@ -791,6 +818,7 @@ def airflow_environment(
     from base64 import urlsafe_b64encode
     chosen = settings(root)
     home = chosen.paths.state/"airflow"
+    home.mkdir(parents=True, mode=0o700, exist_ok=True)
     keys = json.loads(private_file(home/"secrets.json", lambda: json.dumps({
         "jwt": secrets.token_urlsafe(48), "session": secrets.token_urlsafe(48), "fernet": urlsafe_b64encode(secrets.token_bytes(32)).decode()})))
     passwords = home/"passwords.json"
@@ -809,7 +837,7 @@ def airflow_environment(
     return found | {"AIRFLOW_HOME": str(home), "SCARF_ANALYTICS": "false", "DO_NOT_TRACK": "1", "HOUSEMLOPS_PATHS_STATE": str(chosen.paths.state),
                     "PYTHONPATH": str(root), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-082
+# %% ../nbs/orchestrate.ipynb #orchestrate-084
 def prepare_airflow(
     root: Path, # checkout
 ) -> dict[str, str]: # environment of every Airflow process
@@ -826,7 +854,7 @@ def prepare_airflow(
         marker.touch()
     return environment
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-086
+# %% ../nbs/orchestrate.ipynb #orchestrate-088
 def ask(
     method: str, # GET or POST
     url: str, # on loopback
@@ -845,17 +873,18 @@ def live_airflow(
     root: Path, # checkout
     name: str = "house_prices", # dag_id
 ): # -> ask for Airflow's API as ask(method, path, body), or None
-    "The running Airflow of this checkout, if its scheduler is healthy."
+    "The running Airflow of this checkout, if its scheduler is healthy and the DAG not paused."
     import httpx
     home = f"http://127.0.0.1:{settings(root).airflow.port}"
     try:
         if ask("GET", f"{home}/api/v2/monitor/health", timeout=2)["scheduler"]["status"] != "healthy": return None
         token = ask("GET", f"{home}/auth/token")["access_token"]
         api = lambda method, path, body=None: ask(method, f"{home}/api/v2/{path}", body, token)
-        return api if Path(api("GET", f"dags/{name}/details")["fileloc"]).is_relative_to(root) else None
+        dag = api("GET", f"dags/{name}/details")
+        return api if Path(dag["fileloc"]).is_relative_to(root) and not dag["is_paused"] else None
     except (httpx.HTTPError, KeyError, ValueError): return None
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-088
+# %% ../nbs/orchestrate.ipynb #orchestrate-090
 def start_live(
     api: Any, # from `live_airflow`
     name: str, # dag_id
@@ -880,7 +909,7 @@ def start_once(
     atexit.register(process.terminate)
     return lambda: "running" if process.poll() is None else "failed" if process.returncode else "success"
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-090
+# %% ../nbs/orchestrate.ipynb #orchestrate-092
 MARKS = {"ran": "[green]✓[/] ran", "restored": "[cyan]✓[/] restored from the cache", "unchanged": "[cyan]✓[/] unchanged", "failed": "[red]✗[/] failed"}
 
 def events(
@@ -916,7 +945,7 @@ def follow(
             if event["event"] in MARKS: progress.console.print(f"  {event['stage']:<10}{event['seconds']:6.1f} s  {MARKS[event['event']]}")
     return last
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-092
+# %% ../nbs/orchestrate.ipynb #orchestrate-094
 def free_port() -> int: # on loopback
     "A port nobody listens on."
     with socket.socket() as listener:
@@ -960,7 +989,7 @@ def ask_prediction(
         url = f"http://127.0.0.1:{at}/predict"
         return url, ask("POST", url, example)
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-094
+# %% ../nbs/orchestrate.ipynb #orchestrate-096
 def champion_version(
     root: Path, # checkout
     name: str, # registered model
@@ -998,7 +1027,7 @@ def summarise(
     console.print(f"Executed notebooks: {(chosen.paths.state/'latest/reports').relative_to(root) if chosen.paths.state.is_relative_to(root) else chosen.paths.state/'latest/reports'}")
     console.print("Everything live, on one page: housemlops up")
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-097
+# %% ../nbs/orchestrate.ipynb #orchestrate-099
 def run_lifecycle(
     root: Path | None = None, # checkout; found when not given
     as_of: str = "", # YYYY-MM; empty: as params.yaml says
@@ -1007,7 +1036,7 @@ def run_lifecycle(
 ):
     "Run the whole lifecycle once through Airflow, including uncommitted edits, and say what came of it."
     from rich.console import Console
-    root, console, began = Path(root or repo_root()), console or Console(highlight=False), time.monotonic()
+    root, console, began = Path(root or repo_root()), console or Console(highlight=False, soft_wrap=True), time.monotonic()
     head_commit(root)
     run = f"run-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
     month = run_month(str(params(root)["as_of"]), None, {"as_of": as_of})
@@ -1022,6 +1051,7 @@ def run_lifecycle(
     edited = f" [yellow]with uncommitted changes[/]: {', '.join(found['uncommitted'][:8])}" if found["uncommitted"] else ""
     console.print(f"Run {run} of {found['git_branch'] or 'a detached HEAD'} at {found['git_commit'][:10]}{edited}")
     stages = list(graph(pipeline(workspace)))
+    threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
     last = follow(stages, log.with_suffix(".progress.jsonl"), state, console)
     for event in last.values():
         if event["event"] == "failed": raise StageFailed(f"{event['sentence']} (log: {log})")

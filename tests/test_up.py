@@ -98,7 +98,7 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     front = httpx.Client(base_url=f"http://127.0.0.1:{ports['front']}", timeout=10, trust_env=False)
 
     def state(name: str) -> str: return front.get("/status").json()["services"][name]["state"]
-    ready = until(lambda: supervisor.poll() is not None or front.get("/status").json()["ready"], 100, "all healthy")
+    ready = until(lambda: supervisor.poll() is not None or front.get("/status").json()["ready"], 150, "all healthy")
     assert supervisor.poll() is None, supervisor.stdout.read()
     print(f"healthy after {ready:.0f} s")
 

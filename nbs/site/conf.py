@@ -1,0 +1,71 @@
+"""Sphinx configuration of the documentation site; `housemlops.docs.build_docs` stages the pages and calls Sphinx."""
+from docutils.nodes import SkipNode
+from sphinx.util.logging import getLogger
+
+from housemlops.docs import docments_table, mathml, plain_rst
+
+logger = getLogger(__name__)
+
+project = "housemlops"
+html_title = "housemlops"
+author = "the housemlops contributors"
+copyright = "the housemlops contributors, Apache-2.0"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+root_doc = "index"
+default_role = "py:obj"
+exclude_patterns = ["files"]
+
+nb_execution_mode = "off"  # the pages show what the notebooks stored
+nb_ipywidgets_js = {}  # no request to another host
+nb_merge_streams = True
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the table of docments shows them
+autodoc_default_options = {"members": True, "undoc-members": True, "exclude-members": "model_config"}
+add_module_names = False
+python_display_short_literal_types = True
+
+html_theme = "pydata_sphinx_theme"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
+html_logo = html_favicon = "static/logo.svg"
+html_show_sourcelink = False
+html_copy_source = True  # the search shows excerpts of it
+html_context = {"default_mode": "auto"}
+html_sidebars = {"index": [], "data": [], "evidence": []}
+html_theme_options = {
+    "logo": {"text": "housemlops", "alt_text": "housemlops, home"},
+    "show_prev_next": True,
+    "show_nav_level": 2,
+    "header_links_before_dropdown": 6,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+
+
+def math(block):
+    "A visitor that writes a formula as MathML, which browsers draw without a script."
+    def visit(self, node):
+        try: self.body.append(mathml(node.astext(), block))
+        except Exception as error: logger.warning("the formula %s cannot be drawn: %s", node.astext(), error, location=node)
+        raise SkipNode
+    return visit, None
+
+
+def document(app, what, name, obj, options, lines):
+    "Escape a docstring, which is not written in reStructuredText, and add the table of its docments."
+    lines[:] = [*plain_rst(lines), "", *docments_table(obj)]
+
+
+def setup(app):
+    "Connect the two to Sphinx."
+    app.add_html_math_renderer("mathml", math(block=False), math(block=True))
+    app.config.html_math_renderer = "mathml"
+    app.connect("autodoc-process-docstring", document)

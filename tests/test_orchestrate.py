@@ -1,0 +1,276 @@
+"What the notebook `orchestrate` cannot show: the real graph under Airflow, workspaces of a real checkout, stages that fail."
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from housemlops import orchestrate
+from housemlops.orchestrate import StageFailed, WorkbookError, git
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = orchestrate.graph(orchestrate.pipeline(ROOT))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_state():
+    "No test inherits, or leaves behind, a state folder or a tracking store."
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("HOUSEMLOPS_", "MLFLOW_"))]: del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    "A small checkout: the files of this one, committed, on the sample data set."
+    house = tmp_path_factory.mktemp("house")/"checkout"
+    for name in git("ls-files", "--cached", "--others", "--exclude-standard", root=ROOT).splitlines():
+        if not (ROOT/name).exists(): continue
+        (house/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/name, house/name)
+    (house/"params.yaml").write_text((house/"params.yaml").read_text().replace("dataset: ames", "dataset: sample"))
+    for command in (["init", "--initial-branch=main"], ["add", "--all"], ["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "commit", "--message", "all"]):
+        git(*command, root=house)
+    return house
+
+
+@pytest.fixture
+def edits(house):
+    "Undo a test's edits of the house."
+    yield house
+    git("reset", "--hard", root=house)
+    git("clean", "--force", "-d", root=house)
+
+
+def no_note(*_, **__): pass
+
+
+def workspace(house, name, edits=True):
+    return orchestrate.make_workspace(house, name, "2010-08", edits)
+
+
+def untouched(house):
+    "All that a run must leave as it is."
+    return [git(*command, root=house) for command in (["status", "--porcelain"], ["for-each-ref"], ["stash", "list"], ["rev-parse", "HEAD"], ["symbolic-ref", "HEAD"],
+            ["diff"], ["diff", "--cached"])] + [hashlib.sha256((house/".git/index").read_bytes()).hexdigest()]
+
+
+def insert_cell(notebook, source, at=-1):
+    content = json.loads(notebook.read_text())
+    content["cells"].insert(at, {"cell_type": "code", "id": "inserted", "metadata": {}, "source": [source], "outputs": [], "execution_count": None})
+    notebook.write_text(json.dumps(content, indent=1))
+
+
+# The DAG
+
+@pytest.fixture(scope="module")
+def dag(tmp_path_factory):
+    os.environ["HOUSEMLOPS_PATHS_STATE"] = str(tmp_path_factory.mktemp("state"))
+    os.environ.update(orchestrate.airflow_environment(ROOT))
+    from airflow.dag_processing.dagbag import DagBag
+    bag = DagBag(ROOT/"dags", safe_mode=True)
+    del os.environ["HOUSEMLOPS_PATHS_STATE"]
+    assert bag.import_errors == {}
+    return bag.dags["house_prices"]
+
+
+def test_dag_has_the_stages_and_edges_of_dvc_yaml(dag):
+    assert list(dag.task_dict) == list(STAGES)
+    assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {name: set(before) for name, before in STAGES.items()}
+
+
+def test_dag_is_scheduled_monthly_and_documented(dag):
+    assert (dag.catchup, dag.is_paused_upon_creation) == (False, False)
+    assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("0 0 1 * *", "UTC")
+    assert all(task.doc_md.startswith("# ") for task in dag.tasks)
+
+
+def test_every_task_links_to_its_notebook_after_serialisation(dag):
+    from airflow.serialization.serialized_objects import DagSerialization
+    tasks = DagSerialization.to_dict(dag)["dag"]["tasks"]
+    assert all(task["__var"]["_operator_extra_links"] == {"Executed notebook": "_link_ExecutedNotebook"} for task in tasks)
+
+
+def test_parsing_the_dag_imports_nothing_heavy():
+    code = "import sys, runpy; sys.modules['airflow.sdk'] = None\ntry: runpy.run_path('dags/house_prices.py')\nexcept ImportError: pass\n" \
+           "print([name for name in ('mlflow', 'pandas', 'sklearn', 'evidently', 'papermill', 'dvc') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+# Parameters
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_yaml_agrees_with_the_notebook(stage):
+    notebook = orchestrate.read_notebook(ROOT, stage)
+    given = {"build": "build", **orchestrate.stage_parameters(ROOT, stage)}
+    orchestrate.check_parameters(given, orchestrate.declared(notebook, stage), stage)
+    assert orchestrate.defaults(notebook, stage)["build"] == "sample"
+
+
+@pytest.mark.parametrize("old, new, sentence", [
+    ("  test_months:", "  test_month:", "does not declare 'test_month', which params.yaml gives it. Did you mean 'test_months'?"),
+    ("  test_months: 12", "  test_months: true", "'test_months' of prepare is True, which is not int"),
+    ("  test_months: 12", "  test_months: '12'", "'test_months' of prepare is '12', which is not int")])
+def test_wrong_parameters_are_refused_before_a_kernel_starts(edits, old, new, sentence):
+    text = (edits/"params.yaml").read_text()
+    assert old in text
+    (edits/"params.yaml").write_text(text.replace(old, new))
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", "from housemlops.cli import main; main(['stage', 'prepare'])"], cwd=edits,
+                          env=os.environ | {"PYTHONPATH": str(edits)}, capture_output=True, text=True)
+    assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert time.monotonic() - began < 10 and not (edits/"reports").exists()
+
+
+def test_a_lost_or_doubled_parameters_cell_is_refused(edits):
+    notebook = orchestrate.read_notebook(edits, "prepare")
+    cell = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    with pytest.raises(WorkbookError, match="2 cells tagged"): orchestrate.declared({"cells": [cell, cell]}, "prepare")
+    with pytest.raises(WorkbookError, match="0 cells tagged"): orchestrate.declared({"cells": []}, "prepare")
+
+
+# Snapshots and workspaces
+
+def test_a_clean_checkout_is_its_own_snapshot(house):
+    assert orchestrate.snapshot(house) == (orchestrate.head_commit(house), [])
+
+
+def test_a_run_includes_uncommitted_edits_and_touches_nothing(edits):
+    (edits/"params.yaml").write_text((edits/"params.yaml").read_text().replace("test_months: 12", "test_months: 9"))
+    (edits/"notes.txt").write_text("not known to git\n")
+    git("add", "notes.txt", root=edits)
+    insert_cell(edits/"nbs/prepare.ipynb", "#| export\nSNAPSHOT = 'edited, not exported'")
+    before = untouched(edits)
+    work = workspace(edits, "edited")
+    assert untouched(edits) == before
+    assert "test_months: 9" in (work/"params.yaml").read_text() and (work/"notes.txt").exists()
+    assert "edited, not exported" in (work/"housemlops/prepare.py").read_text()
+    found = orchestrate.code_lineage(work)
+    assert found["uncommitted"] == ["nbs/prepare.ipynb", "notes.txt", "params.yaml"] and found["git_branch"] == "main"
+    assert orchestrate.lineage_tags(work, "prepare")["uncommitted"] == "nbs/prepare.ipynb, notes.txt, params.yaml"
+
+
+def test_a_scheduled_run_uses_the_branch_as_committed(edits):
+    (edits/"params.yaml").write_text((edits/"params.yaml").read_text().replace("test_months: 12", "test_months: 9"))
+    work = workspace(edits, "scheduled__2010-08-01T00:00:00+00:00", edits=False)
+    assert work.name == "scheduled__2010-08-01T00-00-00-00-00"
+    assert "test_months: 12" in (work/"params.yaml").read_text()
+    assert orchestrate.code_lineage(work)["uncommitted"] == []
+
+
+def test_a_module_edited_by_hand_is_refused(edits):
+    with open(edits/"housemlops/prepare.py", "a") as file: file.write("\nSHORTCUT = 1\n")
+    with pytest.raises(WorkbookError, match="housemlops/prepare.py is not what nbs/prepare.ipynb exports"): workspace(edits, "by-hand")
+
+
+def test_stored_outputs_and_editor_metadata_invalidate_nothing(edits):
+    plain = (workspace(edits, "plain")/"nbs/prepare.ipynb").read_bytes()
+    content = json.loads((edits/"nbs/prepare.ipynb").read_text())
+    content["metadata"]["language_info"] = {"name": "python", "version": "3.99"}
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code": cell.update(outputs=[{"output_type": "stream", "name": "stdout", "text": ["new"]}], execution_count=7)
+    (edits/"nbs/prepare.ipynb").write_text(json.dumps(content))
+    assert (workspace(edits, "with-outputs")/"nbs/prepare.ipynb").read_bytes() == plain
+
+
+def test_the_ledger_is_pulled_or_taken_as_edited(edits):
+    (edits/"params.yaml").write_text((edits/"params.yaml").read_text().replace("dataset: sample", "dataset: windsor"))
+    ledger = workspace(edits, "pulled")/"data/windsor.csv"
+    assert ledger.exists() and not (edits/"data/windsor.csv").exists()
+    (edits/"data/windsor.csv").write_bytes(ledger.read_bytes() + ledger.read_bytes().splitlines(keepends=True)[-1])
+    before = untouched(edits)
+    work = workspace(edits, "edited-ledger")
+    assert untouched(edits) == before
+    assert (work/"data/windsor.csv").read_bytes() == (edits/"data/windsor.csv").read_bytes()
+    assert "data/windsor.csv" in orchestrate.code_lineage(work)["uncommitted"]
+    assert orchestrate.data_md5(work, "windsor") in (work/"data/windsor.csv.dvc").read_text()
+
+
+def test_a_deleted_or_half_made_workspace_is_made_again(house):
+    work = workspace(house, "again")
+    shutil.rmtree(work)
+    assert workspace(house, "again") == work and (work/"lineage.json").exists()
+    (work/"lineage.json").unlink()
+    (work/"params.yaml").write_text("broken")
+    assert "dataset" in (workspace(house, "again")/"params.yaml").read_text()
+
+
+def test_old_finished_workspaces_go(house, monkeypatch):
+    monkeypatch.setenv("HOUSEMLOPS_WORKSPACES_KEEP", "2")
+    made = [workspace(house, f"old-{number}") for number in range(3)]
+    for number, work in enumerate(made):
+        os.utime(work/"lineage.json", (time.time() + number, time.time() + number))
+        orchestrate.finish_workspace(house, work)
+    assert [work.exists() for work in made] == [False, True, True]
+    assert (house/"var/latest").resolve() == made[-1]
+
+
+def test_a_folder_without_git_or_commit_is_refused(tmp_path):
+    with pytest.raises(WorkbookError, match="not a git checkout"): orchestrate.head_commit(tmp_path)
+    git("init", root=tmp_path)
+    with pytest.raises(WorkbookError, match="no commit yet"): orchestrate.head_commit(tmp_path)
+
+
+# Stages that fail
+
+def results(work):
+    "Fingerprints of a stage's outputs, as DVC sees them."
+    return {name: hashlib.sha256((work/name).read_bytes()).hexdigest() for name in ("reports/ingest.ipynb", "reports/ingest.html")} | \
+           {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((work/"build/ingest").iterdir())}
+
+
+def last_run(house):
+    store = f"sqlite:///{house}/var/mlflow/mlflow.db"
+    code = "import mlflow, json; run = mlflow.search_runs(search_all_experiments=True, max_results=1, output_format='list')[0]; print(json.dumps([run.info.run_name, run.info.status, run.data.tags]))"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"MLFLOW_TRACKING_URI": store}, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_failing_cell_fails_the_stage_and_is_shown(house, capfd):
+    work = workspace(house, "failing")
+    insert_cell(work/"nbs/ingest.ipynb", "sales_of_tomorrow = 1/0")
+    with pytest.raises(StageFailed, match="ZeroDivisionError: division by zero"): orchestrate.repro(house, work, "ingest", no_note)
+    shown = capfd.readouterr().out
+    assert "sales_of_tomorrow = 1/0" in shown and "ZeroDivisionError" in shown
+    assert (work/"reports/ingest.failed.ipynb").exists() and not (work/"reports/ingest.ipynb").exists()
+    name, status, tags = last_run(house)
+    assert (name, status, tags["lifecycle"], tags["uncommitted"]) == ("ingest", "FAILED", "failing", "no")
+
+
+def test_a_killed_kernel_fails_and_running_again_gives_the_same_bytes(house, capfd):
+    calm = workspace(house, "calm")
+    assert orchestrate.repro(house, calm, "ingest", no_note, force=True) == "ran"
+    assert last_run(house)[:2] == ["ingest", "FINISHED"]
+    work = workspace(house, "killed")
+    whole = (work/"nbs/ingest.ipynb").read_bytes()
+    insert_cell(work/"nbs/ingest.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(StageFailed, match="kernel of nbs/ingest.ipynb died"): orchestrate.repro(house, work, "ingest", no_note)
+    assert last_run(house)[:2] == ["ingest", "FAILED"]
+    (work/"nbs/ingest.ipynb").write_bytes(whole)
+    assert orchestrate.repro(house, work, "ingest", no_note, force=True) == "ran"
+    assert results(work) == results(calm)
+    assert str(house) not in (work/"reports/ingest.html").read_text()
+
+
+def test_another_workspace_restores_from_the_cache(house):
+    first = workspace(house, "first")
+    orchestrate.repro(house, first, "ingest", no_note)
+    second = workspace(house, "second")
+    assert orchestrate.repro(house, second, "ingest", no_note) == "restored"
+    assert orchestrate.repro(house, second, "ingest", no_note) == "unchanged"
+    assert results(first) == results(second)
+
+
+def test_a_lost_effect_runs_the_stage_again_once(house, monkeypatch, capfd):
+    work, answers = workspace(house, "second"), iter([False])
+    monkeypatch.setattr(orchestrate, "effect_holds", lambda *_: next(answers))
+    assert orchestrate.run_in_workspace(house, work, "ingest", no_note) == "ran"
+    assert "its effect outside is not" in capfd.readouterr().out
