@@ -23,7 +23,7 @@ def read_ledger(path: Path, # CSV or Parquet
         if path.suffix == ".parquet": return pd.read_parquet(path).astype("string").fillna("").astype("object")
         return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        raise WorkbookError(f"There is no ledger at {path.name}: type `dvc pull` to fetch the data") from None
+        raise WorkbookError(f"There is no ledger at {path.name}: type `dvc pull -R data` to fetch the data") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError, OSError) as error:
         raise WorkbookError(f"{path.name} is not a readable table: {str(error).splitlines()[0]}") from None
 

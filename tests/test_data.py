@@ -17,10 +17,10 @@ TABLES = {"ames": 2930, "windsor": 546}
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    "A fresh clone after `dvc pull`"
+    "A fresh clone after `dvc pull -R data`"
     path = tmp_path_factory.mktemp("clone")/"workbook"
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet", "--recursive", "data"], cwd=path, check=True)
     return path
 
 
