@@ -256,6 +256,7 @@ def running(server: Path, # folder of a generated server
             patience: float = 30.0, # seconds to wait for it
            ) -> Iterator[str]: # its address
     "The generated server, live on a free loopback port; WorkbookError when it does not start"
+    if not (server/"app.py").exists(): raise WorkbookError(f"There is no generated server in {server}: run the stage `serve`")
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

@@ -34,14 +34,15 @@ def training_arrays(train: pd.DataFrame, # (n_sales, n_columns) typed
 
 # %% ../nbs/train.ipynb #train-011
 def linear_inputs(plan: list[dict]): # -> sklearn ColumnTransformer
-    "Impute, straighten and scale the numbers; one column for each category"
+    "Impute, straighten, clip and scale the numbers; one column for each category"
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, PowerTransformer
+    from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, PowerTransformer, StandardScaler
     categories = [i for i, feature in enumerate(plan) if feature["kind"] == "category"]
     numbers = [i for i, feature in enumerate(plan) if feature["kind"] != "category"]
-    return ColumnTransformer([("numbers", make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), PowerTransformer()), numbers),
+    straight = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), PowerTransformer(), MinMaxScaler(clip=True), StandardScaler())
+    return ColumnTransformer([("numbers", straight, numbers),
                               ("categories", OneHotEncoder(handle_unknown="ignore"), categories)])
 
 def members(plan: list[dict], # from `feature_plan`
