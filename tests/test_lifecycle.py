@@ -30,7 +30,7 @@ class Checkout:
                               check=True, capture_output=True, text=True).stdout.strip()
 
     def housemlops(self, *arguments: str) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, "-m", "housemlops.cli", *arguments], cwd=self.path, env=self.environ, text=True,
+        done = subprocess.run([Path(sys.executable).with_name("housemlops"), *arguments], cwd=self.path, env=self.environ, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
         return done.returncode, done.stdout
 
