@@ -12,7 +12,7 @@ __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'MARKS', 'pipeline', 'listed', 'inside
            'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds', 'run_in_workspace',
            'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task', 'Keeping', 'kept_log', 'notebook_doc',
            'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask', 'live_airflow', 'start_live',
-           'start_once', 'events', 'follow', 'free_port', 'answers', 'served', 'ask_prediction', 'champion_version',
+           'start_once', 'events', 'follow', 'answers', 'live_server', 'ask_prediction', 'champion_version',
            'metric_rows', 'summarise', 'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
@@ -946,12 +946,6 @@ def follow(
     return last
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-094
-def free_port() -> int: # on loopback
-    "A port nobody listens on."
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
 def answers(
     port: int, # on loopback
 ) -> bool: # does anybody listen?
@@ -960,44 +954,36 @@ def answers(
         caller.settimeout(1)
         return caller.connect_ex(("127.0.0.1", port)) == 0
 
-@contextlib.contextmanager
-def served(
+def live_server(
     release: Path, # generated server project
     port: int, # of the live server
-) -> Iterator[int]: # port to ask
-    "The live server, or the release started for as long as the block lasts."
-    if answers(port):
-        yield port
-        return
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen(command, cwd=release, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            deadline = time.monotonic() + 60
-            while not answers(port) and server.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
-            if server.poll() is not None: raise WorkbookError(f"The generated server did not start: {(server.stderr.read().strip().splitlines() or ['no message'])[-1]}")
-            yield port
-        finally: server.terminate()
+) -> str: # its address, or "" when nobody serves this release there
+    "Where a release is live."
+    from housemlops.serve import ask as get
+    url = f"http://127.0.0.1:{port}"
+    try: return url if get(f"{url}/model", timeout=2)[1] == json.loads((release/"release.json").read_text()) else ""
+    except (OSError, ValueError): return ""
 
 def ask_prediction(
     release: Path, # generated server project
     port: int, # of the live server
-) -> tuple[str, Any]: # address that was asked, its answer
+) -> tuple[str, dict]: # address that was asked, its answer
     "Ask the generated server for the price of its example."
+    from housemlops.serve import ask as post, running
     example = json.loads((release/"example.json").read_text())
-    with served(release, port) as at:
-        url = f"http://127.0.0.1:{at}/predict"
-        return url, ask("POST", url, example)
+    with contextlib.ExitStack() as stack:
+        url = live_server(release, port) or stack.enter_context(running(release))
+        return f"{url}/predict", post(f"{url}/predict", example)[1]
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-096
 def champion_version(
     root: Path, # checkout
     name: str, # registered model
-) -> str: # version number, or "none"
-    "Ask the registry which version the alias champion points to."
-    mlflow = tracking(settings(root))
-    try: return mlflow.MlflowClient().get_model_version_by_alias(name, "champion").version
-    except mlflow.exceptions.MlflowException: return "none"
+) -> str: # version number, or "none yet"
+    "Ask the registry which version is champion."
+    from housemlops.promote import champion
+    standing = champion(tracking(settings(root)).MlflowClient(), name)
+    return standing.version if standing else "none yet"
 
 def metric_rows(
     metrics: dict, # build/evaluate/metrics.json
@@ -1022,7 +1008,9 @@ def summarise(
     console.print(f"{'Promoted' if receipt['promoted'] else '[yellow]Not promoted[/]'}{': ' + reasons if reasons else ''}")
     console.print(f"Champion: {receipt['model_name']} version {champion_version(root, receipt['model_name'])}")
     release = chosen.paths.state/"serve/current"
-    if release.exists(): console.print("Prediction: POST {} gave {}".format(*ask_prediction(release, chosen.server.port)))
+    if release.exists():
+        url, answer = ask_prediction(release, chosen.server.port)
+        console.print(f"Prediction: POST {url} gave {answer['price']:,.0f} {answer['currency']}, by {answer['model']} version {answer['version']}")
     else: console.print("Prediction: none yet, because no model has passed its gates.")
     console.print(f"Executed notebooks: {(chosen.paths.state/'latest/reports').relative_to(root) if chosen.paths.state.is_relative_to(root) else chosen.paths.state/'latest/reports'}")
     console.print("Everything live, on one page: housemlops up")

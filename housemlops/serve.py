@@ -244,11 +244,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 def ask(url: str, body: object = None, timeout: float = 10.0) -> tuple[int, object]: # status, decoded JSON
-    "A GET, or a POST of JSON, and its answer"
+    "A GET, or a POST of JSON, and its answer; past any proxy, since the servers are on this machine"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer: return answer.status, json.load(answer)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer: return answer.status, json.load(answer)
     except urllib.error.HTTPError as error: return error.code, json.load(error)
 
 @contextmanager
