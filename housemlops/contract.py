@@ -154,9 +154,9 @@ def cast_column(raw: pd.Series, # (n_sales,), text as read
         bad = text.notna() & typed.isna()
         return typed, pd.Series("is not a date such as 2010-07-31", raw.index)[bad]
     known = spelling(column, ignore_case)
-    typed = text.map(lambda value: known.get(clean_category(value, ignore_case)) if value is not None else None).astype("object")
-    bad = text.notna() & typed.isna()
-    return typed, pd.Series("is not a known category", raw.index)[bad]
+    folded = text.map(lambda value: clean_category(value, ignore_case))
+    typed = pd.Series([known.get(key, value) for key, value in zip(folded, text)], raw.index, dtype="object")
+    return typed, pd.Series("is not a known category", raw.index)[text.notna() & ~folded.isin([*known])]
 
 # %% ../nbs/contract.ipynb #contract-023
 def missing_columns(table: pd.DataFrame, contract: Contract) -> list[str]:

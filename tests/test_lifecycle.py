@@ -58,7 +58,7 @@ def clone(path: Path) -> Checkout:
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
     checkout = Checkout(path)
     checkout.git("checkout", "--quiet", "-B", "main", snapshot(ROOT)[0])
-    checkout.params(lambda p: p.update(dataset="sample"))
+    checkout.params(lambda p: (p.update(dataset="sample"), p["train"].update(trees=60, learning_rate=0.1, folds=2)))
     checkout.git("commit", "--quiet", "--all", "--message", "chore: use the sample")
     return checkout
 
