@@ -62,7 +62,7 @@ def drift_tests(reference: pd.DataFrame, current: pd.DataFrame, contract: Contra
              if reference[name].notna().any() and current[name].notna().any()]
     number = {name: name not in contract.columns or contract.columns[name].is_number for name in names}
     metrics = [ValueDrift(column=name, method="ks" if number[name] else "chisquare") for name in names]
-    snapshot = Report(metrics).run(*as_datasets(contract, current, reference))
+    with np.errstate(all="ignore"): snapshot = Report(metrics).run(*as_datasets(contract, current, reference))
     values = [metric["value"] for metric in snapshot.dict()["metrics"]]
     return pd.Series(values, index=names, dtype=float, name="p").sort_values(kind="stable")
 
@@ -101,7 +101,7 @@ def write_report(folder: Path, reference: pd.DataFrame, current: pd.DataFrame, #
     shown = [name for name in [*columns, contract.target, "prediction"] if name in current]
     drift = DataDriftPreset(columns=list(dict.fromkeys(shown)), num_method="ks", cat_method="chisquare", threshold=level)
     report = Report([drift, RegressionPreset()])
-    snapshot = report.run(*as_datasets(contract, current, reference))
+    with np.errstate(all="ignore"): snapshot = report.run(*as_datasets(contract, current, reference))
     snapshot.save_html(str(folder/"report.html"))
     (folder/"report.html").write_text(numbered_ids((folder/"report.html").read_text(encoding="utf-8")), encoding="utf-8")
     (folder/"report.json").write_text(numbered_ids(snapshot.json()), encoding="utf-8")

@@ -78,7 +78,6 @@ class Settings(BaseSettings, extra="forbid"):
     mlflow: Mlflow = Mlflow()
     airflow: Listener = Listener(port=8080)
     server: Listener = Listener(port=8800)
-    site: Listener = Listener(port=8900)
     front: Listener = Listener(port=8888)
     jupyter: Listener = Listener(port=8890)
     workspaces: Workspaces = Workspaces()
@@ -190,7 +189,8 @@ def tracking(
     from filelock import FileLock
     store = (chosen or settings()).mlflow
     os.environ.update(MLFLOW_TRACKING_URI=store.tracking_uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",
-                      MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_LOGGING_LEVEL="WARNING")
+                      MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_LOGGING_LEVEL="WARNING",
+                      MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
     warnings.filterwarnings("ignore", message="IProgress not found")
     import mlflow
     Path(store.artifacts).mkdir(parents=True, exist_ok=True)
