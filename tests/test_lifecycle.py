@@ -1,12 +1,16 @@
 "The lifecycle end to end: Airflow, DVC, papermill, MLflow and the generated server, on the sample, in a clone."
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -105,6 +109,30 @@ def test_second_run_runs_nothing_and_gives_the_same(learner):
     done, text = learner.run()
     assert not {"ran", "failed"} & {*done.values()}, text
     assert learner.outs() == learner.first and learner.git("rev-parse", "HEAD") == head
+
+
+def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:
+    "Process id of the kernel that works in one of the workspaces, a few seconds after its start"
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        for process in psutil.process_iter(["cmdline"]):
+            with contextlib.suppress(psutil.Error):
+                if "ipykernel_launcher" in (process.info["cmdline"] or []) and Path(process.cwd()).is_relative_to(workspaces):
+                    time.sleep(3)
+                    return process.pid
+        time.sleep(0.2)
+    raise AssertionError("no kernel has started")
+
+
+@pytest.mark.parametrize("stage", ["train", "serve"])
+def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(learner, stage):
+    run = subprocess.Popen([Path(sys.executable).with_name("housemlops"), "run", "--force", stage], cwd=learner.path, env=learner.environ,
+                           text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    os.kill(kernel_at_work(learner.path/"var/workspaces"), signal.SIGKILL)
+    text = run.communicate(timeout=300)[0]
+    assert run.returncode == 1 and f"{stage} stopped because the kernel" in text and "Traceback" not in text, text
+    done, text = learner.run("--force", stage)
+    assert done[stage] == "ran" and learner.outs() == learner.first, text
 
 
 def test_a_train_parameter_reruns_train_and_what_follows(learner):
