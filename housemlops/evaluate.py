@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .contract import load_contract
-from .ingest import read_json, sale_months, write_json
+from .ingest import read_json, write_json
 from .settings import WorkbookError, did_you_mean, folder_sha256, tracking, whole_folder
 from .train import find_training
 

@@ -11,4 +11,4 @@ say "Each notebook runs by itself (nbdev)"
 nbdev-test --n-workers 2 --do-print
 
 say "The numbers in the notebooks are still true (nbval), and the whole works together (pytest)"
-python -m pytest --nbval-lax --nbval-cell-timeout 300 -p no:cacheprovider nbs tests
+python -m pytest -rs --nbval-lax --nbval-cell-timeout 300 -p no:cacheprovider nbs tests

@@ -111,6 +111,12 @@ def test_second_run_runs_nothing_and_gives_the_same(learner):
     assert learner.outs() == learner.first and learner.git("rev-parse", "HEAD") == head
 
 
+def test_a_deleted_workspace_is_restored_from_the_cache(learner):
+    shutil.rmtree(learner.path/"var/workspaces")
+    done, text = learner.run()
+    assert not {"ran", "failed"} & {*done.values()} and learner.outs() == learner.first, text
+
+
 def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:
     "Process id of the kernel that works in one of the workspaces, a few seconds after its start"
     end = time.monotonic() + patience
@@ -133,18 +139,6 @@ def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(learne
     assert run.returncode == 1 and f"{stage} stopped because the kernel" in text and "Traceback" not in text, text
     done, text = learner.run("--force", stage)
     assert done[stage] == "ran" and learner.outs() == learner.first, text
-
-
-def test_a_train_parameter_reruns_train_and_what_follows(learner):
-    learner.params(lambda p: p["train"].update(ridge_alpha=15.0))
-    done, text = learner.run()
-    assert [done[stage] for stage in ("ingest", "prepare")] == ["restored"] * 2 and done["train"] == "ran", text
-    assert "with uncommitted changes" in text and "params.yaml" in text
-    assert learner.git("diff", "--name-only") == "params.yaml" and learner.git("stash", "list") == ""
-    import mlflow
-    client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")
-    newest = client.search_runs([client.get_experiment_by_name("house-prices").experiment_id], "attributes.run_name = 'train'", max_results=1)[0]
-    assert "params.yaml" in newest.data.tags["uncommitted"] and newest.data.params["ridge_alpha"] == "15.0"
 
 
 def test_an_edited_cell_is_used(learner):
@@ -184,14 +178,22 @@ def test_a_missing_column_stops_prepare_in_one_sentence(learner):
     assert done["prepare"] == "failed" and "lacks the column `Lot.Area`" in text and "Traceback" not in text, text
 
 
-def test_tight_gates_promote_nothing_and_the_server_still_answers(learner):
-    before = (learner.path/"var/serve/current").resolve()
+def test_a_train_parameter_and_tight_gates(learner):
+    "Only train and what follows run again, nothing is promoted, and the server still answers"
+    before, head = (learner.path/"var/serve/current").resolve(), learner.git("rev-parse", "HEAD")
     learner.params(lambda p: (p["train"].update(ridge_alpha=11.0), p["evaluate"]["thresholds"]["sample"].update(mae=1)))
     done, text = learner.run()
-    assert "Not promoted: MAE is" in text and "version" in text and "USD, by house-prices-sample" in text, text
+    assert [done[stage] for stage in ("ingest", "prepare", "train")] == ["restored", "restored", "ran"], text
+    assert "Not promoted: MAE is" in text and "USD, by house-prices-sample version" in text, text
     receipt = learner.build("promote/receipt.json")
     assert not receipt["promoted"] and receipt["champion_sha256"] != receipt["model_sha256"]
     assert (learner.path/"var/serve/current").resolve() == before
+    assert "with uncommitted changes" in text and "params.yaml" in text
+    assert learner.git("diff", "--name-only") == "params.yaml" and learner.git("stash", "list") == "" and learner.git("rev-parse", "HEAD") == head
+    import mlflow
+    client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")
+    newest = client.search_runs([client.get_experiment_by_name("house-prices").experiment_id], "attributes.run_name = 'train'", max_results=1)[0]
+    assert "params.yaml" in newest.data.tags["uncommitted"] and newest.data.params["ridge_alpha"] == "11.0"
 
 
 def test_a_misspelt_parameter_is_refused_before_a_kernel_starts(learner):
@@ -199,11 +201,3 @@ def test_a_misspelt_parameter_is_refused_before_a_kernel_starts(learner):
     done, text = learner.run(code=1)
     assert done["train"] == "failed" and "ridge_alpha" in text and "Traceback" not in text, text
     assert not (learner.path/"var/latest/reports/train.failed.ipynb").exists()
-
-
-def test_a_deleted_workspace_is_restored_from_the_cache(learner):
-    learner.run()      # the tests above have moved the champion: let it come back
-    before = learner.outs()
-    shutil.rmtree(learner.path/"var/workspaces")
-    done, text = learner.run()
-    assert not {"ran", "failed"} & {*done.values()} and learner.outs() == before, text
