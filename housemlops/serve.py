@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .contract import Contract, encoder_source, load_contract
+from .contract import DATE, Contract, encoder_source, load_contract
 from .ingest import read_json, write_json
 from .settings import WorkbookError, folder_sha256, settings, tracking, whole_folder
 
@@ -53,7 +53,7 @@ def field_source(name: str, column, example: object) -> str: # one line of Pytho
     kind = {"number": "float", "integer": "int"}.get(column.type, "str")
     allowed = f" ({', '.join(column.categories)})" if column.categories else ""
     description = f"{column.description}{f' [{column.unit}]' if column.unit else ''}{allowed}"
-    limits = f"ge={column.range[0]!r}, le={column.range[1]!r}, " if column.range else ""
+    limits = f"ge={column.range[0]!r}, le={column.range[1]!r}, " if column.range else f"pattern={DATE!r}, " if column.type == "date" else ""
     kind, default = (kind, "...") if column.required else (f"{kind} | None", "None")
     shown = f", examples=[{example!r}]" if example is not None else ""
     return f"    {python_name(name)}: {kind} = Field({default}, alias={name!r}, {limits}description={description!r}{shown})"
