@@ -273,6 +273,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'housemlops.promote.registered_name': ('promote.html#registered_name', 'housemlops/promote.py'),
                                     'housemlops.promote.run_promote': ('promote.html#run_promote', 'housemlops/promote.py')},
             'housemlops.serve': { 'housemlops.serve.ask': ('serve.html#ask', 'housemlops/serve.py'),
+                                  'housemlops.serve.end_with_parent': ('serve.html#end_with_parent', 'housemlops/serve.py'),
                                   'housemlops.serve.fetch_champion': ('serve.html#fetch_champion', 'housemlops/serve.py'),
                                   'housemlops.serve.field_source': ('serve.html#field_source', 'housemlops/serve.py'),
                                   'housemlops.serve.free_port': ('serve.html#free_port', 'housemlops/serve.py'),

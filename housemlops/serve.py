@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['APP', 'fetch_champion', 'python_name', 'field_source', 'request_source', 'server_requirements', 'server_readme',
            'release_note', 'write_release', 'serve_folder', 'publish', 'serve_holds', 'run_serve', 'free_port', 'ask',
-           'running', 'wait_until_alive']
+           'end_with_parent', 'running', 'wait_until_alive']
 
 # %% ../nbs/serve.ipynb #serve-002
+import ctypes
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -251,6 +253,10 @@ def ask(url: str, body: object = None, timeout: float = 10.0) -> tuple[int, obje
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer: return answer.status, json.load(answer)
     except urllib.error.HTTPError as error: return error.code, json.load(error)
 
+def end_with_parent() -> None:
+    "Let the kernel of Linux end this process when its parent dies, even of a kill -9"
+    if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGTERM)      # 1 is PR_SET_PDEATHSIG
+
 @contextmanager
 def running(server: Path, # folder of a generated server
             patience: float = 30.0, # seconds to wait for it
@@ -260,7 +266,8 @@ def running(server: Path, # folder of a generated server
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    process = subprocess.Popen(command, cwd=server, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=server, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=end_with_parent)
     try:
         wait_until_alive(f"http://127.0.0.1:{port}", process, patience)
         yield f"http://127.0.0.1:{port}"
