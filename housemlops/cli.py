@@ -76,8 +76,9 @@ def up():
 
 @app.command()
 def lab():
-    "Open JupyterLab on the notebooks."
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={settings().jupyter.port}", f"--notebook-dir={repo_root()/'nbs'}"]
+    "Open JupyterLab at the index of the notebooks."
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={settings().jupyter.port}", f"--notebook-dir={repo_root()/'nbs'}",
+               "--LabApp.default_url=/lab/tree/index.ipynb"]
     os.execve(sys.executable, command, os.environ | {"PYTHONPATH": str(repo_root())})
 
 @app.command()
