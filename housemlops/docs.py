@@ -7,10 +7,10 @@ __all__ = ['ROOM', 'GAP', 'DIRECTIVE', 'OPEN_SOURCE', 'lifecycle', 'imported_roo
            'fill', 'lifecycle_svg', 'save_picture', 'page_cell', 'exported_names', 'link_names', 'site_anchor',
            'site_target', 'link_files', 'inline_picture', 'title_and_summary', 'read_notebook', 'comments_by_line',
            'written_arguments', 'docments_rows', 'plain_rst', 'docments_table', 'mathml', 'licence_statements',
-           'licence', 'tools', 'unlicensed', 'read_yaml', 'read_json', 'read_run', 'handovers', 'released', 'same',
-           'deploy_claims', 'together_claims', 'claims', 'show_number', 'cards', 'offline', 'run_pages', 'size_note',
-           'links_line', 'gather', 'notebook_page', 'page_table', 'api_page', 'all_pages', 'write_pages', 'sphinx',
-           'fingerprint', 'build_docs']
+           'licence', 'tools', 'unlicensed', 'read_yaml', 'read_json', 'read_run', 'handovers', 'released', 'decided',
+           'same', 'deploy_claims', 'together_claims', 'claims', 'show_number', 'cards', 'offline', 'run_pages',
+           'size_note', 'links_line', 'gather', 'notebook_page', 'page_table', 'api_page', 'all_pages', 'write_pages',
+           'sphinx', 'fingerprint', 'build_docs']
 
 # %% ../nbs/docs.ipynb #docs-002
 import ast
@@ -31,6 +31,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .orchestrate import graph, listed, pipeline
+from .promote import read_promotions
 from .settings import WorkbookError, file_sha256, folder_sha256, repo_root, settings, whole_folder
 
 # %% ../nbs/docs.ipynb #docs-005
@@ -360,6 +361,13 @@ def released(
     "What the live release of the server says of itself."
     return read_json(state/"serve/current/release.json")
 
+def decided(
+    log: Path, # promotion log; need not exist
+    model: str | None, # registered name
+) -> list[dict]: # newest first
+    "What the promotion log says of a model."
+    return [entry for entry in reversed(read_promotions(log)) if entry["model"] == model]
+
 def same(*hashes: str | None) -> bool | None: # nothing when one is missing
     "Whether all hashes are the same."
     return len(set(hashes)) == 1 if all(hashes) else None
@@ -371,10 +379,11 @@ def deploy_claims(
 ) -> list[tuple[str, bool | None]]: # sentence and judgement
     "The model moves, and it is always the same model."
     receipt, sha, served = facts["receipt"], facts["model_sha256"], release.get("model_sha256") or ""
+    crowned = next((entry["model_sha256"] for entry in facts.get("decisions", ()) if entry["action"] != "refused"), None)
     measured, judged = facts["metrics"].get("model_sha256"), receipt.get("model_sha256")
     return [(f"`dvc.lock` records what every one of the {len(list(stages))} stages read and wrote", set(stages) <= set(facts["lock"])),
             (f"the model that was trained, `{sha[:12]}`, is the one that was measured and the one that was judged", same(sha, measured, judged)),
-            (f"the server holds the champion, `{served[:12] or 'none'}`", same(receipt.get("champion_sha256"), served))]
+            (f"the server holds the champion, `{served[:12] or 'none'}`", same(crowned, served))]
 
 def together_claims(
     facts: dict, # of a run
@@ -399,9 +408,10 @@ def claims(
 
 # %% ../nbs/docs.ipynb #docs-061
 def show_number(
-    value: float | int | None, # a metric
+    value: float | int | list | None, # a metric, or the two ends of a limit
 ) -> str: # for people
     "A metric as people write it."
+    if isinstance(value, list): return " to ".join(map(show_number, value))
     if not isinstance(value, (int, float)): return "–"
     if abs(value) >= 1e7: return f"{value/1e6:,.0f} M"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
@@ -463,12 +473,13 @@ def gather(
 ) -> dict: # everything that the pages show
     "What the pages are made from."
     notebooks = {path.stem: read_notebook(path) for path in sorted((root/"nbs").glob("*.ipynb"))}
-    stages, rooms, facts = lifecycle(root), support_rooms(root), read_run(run)
+    stages, rooms, facts, state = lifecycle(root), support_rooms(root), read_run(run), settings(root).paths.state
+    facts["decisions"] = decided(state/"promotions.jsonl", facts["receipt"].get("model_name"))
     return {"root": root, "notebooks": notebooks, "about": {name: title_and_summary(book) for name, book in notebooks.items()},
             "stages": stages, "needs": graph(stages), "rooms": rooms, "svg": lifecycle_svg(root), "names": exported_names(root),
             "modules": [name for name in [*stages, *rooms] if (root/f"housemlops/{name}.py").exists()],
             "facts": facts, "as_of": facts["params"].get("as_of", ""), "reports": run_pages(run), "cards": cards(facts),
-            "claims": claims(facts, stages, released(settings(root).paths.state)), "handovers": handovers(facts["lock"])}
+            "claims": claims(facts, stages, released(state)), "handovers": handovers(facts["lock"])}
 
 # %% ../nbs/docs.ipynb #docs-073
 def notebook_page(
@@ -511,10 +522,9 @@ def all_pages(
     data = root/"data/README.md"
     words = link_files(data.read_text(encoding="utf-8"), data.parent, root) if data.exists() else "# Data\n\nNothing is written here yet."
     values = {**house, "page_table": page_table, "show_number": show_number, "size_note": size_note, "tools": tools(root), "packages": unlicensed()}
-    card = {"model-card.md": house["facts"]["card"]} if house["facts"]["card"] else {}
     templates = {path.name: fill(root, f"pages/{path.name}", **values) for path in sorted((root/"nbs/site/pages").glob("*.md"))}
     api = {f"api/{name}.md": api_page(name, about[name][0]) for name in house["modules"]}
-    return {**{f"{name}.ipynb": notebook_page(name, house) for name in about}, **api, **templates, **card, "data.md": words}
+    return {**{f"{name}.ipynb": notebook_page(name, house) for name in about}, **api, **templates, "data.md": words}
 
 # %% ../nbs/docs.ipynb #docs-079
 def write_pages(

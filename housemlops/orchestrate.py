@@ -8,12 +8,12 @@ __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'MARKS', 'pipeline', 'listed', 'inside
            'check_executed', 'scrub', 'normalise', 'as_html', 'failure', 'execute', 'git', 'inputs', 'code_lineage',
            'data_md5', 'lineage_tags', 'tracked', 'write_report', 'run_stage', 'sample_key', 'relocate', 'move_in',
            'build_sample', 'ancestors', 'kept_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs',
-           'export_package', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'make_workspace',
-           'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds', 'run_in_workspace',
-           'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task', 'Keeping', 'kept_log', 'notebook_doc',
-           'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask', 'live_airflow', 'start_live',
-           'start_once', 'events', 'follow', 'answers', 'live_server', 'ask_prediction', 'champion_version',
-           'metric_rows', 'summarise', 'run_lifecycle']
+           'export_package', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'fill_workspace',
+           'make_workspace', 'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds',
+           'run_in_workspace', 'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task', 'Keeping',
+           'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask',
+           'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers', 'live_server', 'ask_prediction',
+           'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
 import ast
@@ -370,7 +370,7 @@ def sample_key(
     stages: list[str], # that build the sample
 ) -> str: # changes when the sample would
     "Fingerprint of all that a sample is made from."
-    files = [*sorted((root/"data").glob("sample.*")), *(root/f"housemlops/{name}.py" for name in ("settings", "contract", *stages))]
+    files = [*sorted((root/"data").glob("sample.*")), *(root/f"housemlops/{name}.py" for name in ("settings", "predict", "contract", *stages))]
     cells = [repr(defaults(read_notebook(root, stage), stage)).encode() for stage in stages]
     return hashlib.sha256(b"\0".join([*(file.read_bytes() for file in files), *cells])).hexdigest()[:12]
 
@@ -566,6 +566,22 @@ def workspace_path(
     "Where a run works."
     return settings(root).paths.state/"workspaces"/re.sub(r"[^A-Za-z0-9._-]+", "-", run)
 
+def fill_workspace(
+    root: Path, # checkout
+    workspace: Path, # made anew
+    commit: str, # hash
+    as_of: str, # YYYY-MM
+    changed: list[str], # files that were not committed then
+):
+    "A worktree at a commit: notebooks without outputs, the package exported from them, the month set, the cache shared."
+    shutil.rmtree(workspace, ignore_errors=True)
+    git("worktree", "prune", root=root)
+    git("worktree", "add", "--detach", str(workspace), commit, root=root)
+    for notebook in sorted((workspace/"nbs").rglob("*.ipynb")): strip_outputs(notebook)
+    export_package(workspace, changed)
+    set_as_of(workspace, as_of)
+    share_cache(root, workspace)
+
 def make_workspace(
     root: Path, # checkout
     run: str, # id of a DAG run
@@ -579,13 +595,8 @@ def make_workspace(
     with FileLock(workspace.parent/".making"):
         if (workspace/"lineage.json").exists(): return workspace
         commit, changed = snapshot(root) if edits else (head_commit(root), [])
-        shutil.rmtree(workspace, ignore_errors=True)
-        git("worktree", "prune", root=root)
-        git("worktree", "add", "--detach", str(workspace), commit, root=root)
-        for notebook in sorted((workspace/"nbs").rglob("*.ipynb")): strip_outputs(notebook)
-        export_package(workspace, changed)
-        set_as_of(workspace, as_of)
-        share_cache(root, workspace)
+        if changed: git("update-ref", f"refs/housemlops/{workspace.name}", commit, root=root)    # git forgets no commit that has a name
+        fill_workspace(root, workspace, commit, as_of, changed)
         changed += place_ledger(root, workspace, edits)
         found = {"git_commit": commit, "git_branch": git("branch", "--show-current", root=root), "uncommitted": changed, "lifecycle": workspace.name}
         (workspace/"lineage.json").write_text(json.dumps(found, indent=1))
@@ -985,12 +996,13 @@ def champion_version(
     standing = champion(tracking(settings(root)).MlflowClient(), name)
     return standing.version if standing else "none yet"
 
-def metric_rows(
-    metrics: dict, # build/evaluate/metrics.json
-) -> list[tuple[str, str, str, str]]: # metric, model, threshold, verdict
-    "The thresholds of params.yaml beside what the model reached."
-    return [(name.upper(), f"{metrics['model'][name]:,.0f}", f"{limit:,.0f}", "[green]within[/]" if metrics["model"][name] <= limit else "[red]above[/]")
-            for name, limit in metrics["thresholds"].items() if name in ("mae", "mse")]
+def gate_rows(
+    gates: list[dict], # of the receipt
+) -> list[tuple[str, str, str, str]]: # gate, value, limit, verdict
+    "What each gate asked and what the model reached."
+    from housemlops.evaluate import verdicts
+    colours = {"passed": "[green]passed[/]", "FAILED": "[red]FAILED[/]"}
+    return [(name, value, limit, colours[verdict]) for name, value, limit, verdict in verdicts(gates).itertuples()]
 
 def summarise(
     root: Path, # checkout
@@ -1001,16 +1013,19 @@ def summarise(
     from rich.table import Table
     chosen, build = settings(root), workspace/"build"
     metrics, receipt = (json.loads((build/name).read_text()) for name in ("evaluate/metrics.json", "promote/receipt.json"))
-    table = Table("metric", "model", "threshold", "", title="Test sales")
-    for row in metric_rows(metrics): table.add_row(*row)
+    table = Table("gate", "value", "limit", "verdict", title="Test sales")
+    for row in gate_rows(receipt["gates"]): table.add_row(*row)
     console.print(table)
-    reasons = "; ".join(receipt["reasons"])
+    model, level = metrics["model"], metrics["intervals"]["level"]
+    console.print(f"Intervals: {level:.0%} asked; {model['coverage']:.1%} of the test prices lie within, at a mean width of {model['width']:.1%} of the price")
+    reasons = "; ".join(receipt["reasons"] or [gate["reason"] for gate in receipt["gates"] if gate["name"] == "champion"])
     console.print(f"{'Promoted' if receipt['promoted'] else '[yellow]Not promoted[/]'}{': ' + reasons if reasons else ''}")
     console.print(f"Champion: {receipt['model_name']} version {champion_version(root, receipt['model_name'])}")
     release = chosen.paths.state/"serve/current"
     if release.exists():
         url, answer = ask_prediction(release, chosen.server.port)
-        console.print(f"Prediction: POST {url} gave {answer['price']:,.0f} {answer['currency']}, by {answer['model']} version {answer['version']}")
+        console.print(f"Prediction: POST {url} gave {answer['price']:,.0f} {answer['currency']} ({answer['low']:,.0f} to {answer['high']:,.0f} at {answer['level']:.0%}), by {answer['model']} version {answer['version']}")
+        console.print(f"Where it comes from: housemlops trace {answer['id']}")
     else: console.print("Prediction: none yet, because no model has passed its gates.")
     console.print(f"Executed notebooks: {(chosen.paths.state/'latest/reports').relative_to(root) if chosen.paths.state.is_relative_to(root) else chosen.paths.state/'latest/reports'}")
     console.print("Everything live, on one page: housemlops up")

@@ -3,6 +3,7 @@ import os
 import shutil
 
 import pytest
+from checkout import STAGES, Checkout, clone
 
 
 def find_tool(name: str) -> str:
@@ -17,6 +18,16 @@ def find_tool(name: str) -> str:
 def need():
     "Ask for a program by name: `need('chromium')`."
     return find_tool
+
+
+@pytest.fixture(scope="session")
+def learner(tmp_path_factory) -> Checkout:
+    "A checkout that has run the lifecycle once"
+    checkout = clone(tmp_path_factory.mktemp("learner")/"workbook")
+    done, text = checkout.run()
+    assert done == dict.fromkeys(STAGES, "ran"), text
+    checkout.first, checkout.first_text = checkout.outs(), text
+    return checkout
 
 
 def pytest_configure(config):

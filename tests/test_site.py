@@ -11,6 +11,7 @@ import pytest
 
 from housemlops.docs import all_pages, build_docs, claims, gather, lifecycle, lifecycle_svg, support_rooms
 from housemlops.orchestrate import listed
+from housemlops.promote import record
 from housemlops.settings import folder_sha256, repo_root
 
 ROOT = repo_root()
@@ -63,6 +64,7 @@ def run(tmp_path_factory, state):
     put("build/monitor/report.html", "<head><title>drift</title><link href='https://fonts.example/a.css' rel='stylesheet'></head>" + "x "*600_000)
     (state/"serve/current").mkdir(parents=True)
     (state/"serve/current/release.json").write_text(json.dumps({"model_sha256": sha, "version": 3, "data_md5": md5("data/ames.csv")}))
+    record(state/"promotions.jsonl", action="promoted", model="house-prices-ames", version=3, model_sha256=sha, why="better than version 2")
     put("reports/train.html", "<head><title>train</title><script src='https://cdn.example/require.js'></script></head><h1>executed</h1>")
     return folder
 
@@ -136,11 +138,16 @@ def test_nothing_is_loaded_from_another_host(site, pages):
 
 def test_evidence_of_a_run(site):
     text = (site/"evidence.html").read_text(encoding="utf-8")
-    for part in ("13,210", "house-prices-ames", "2,390", "executed on 2010-08", "c0ffee", "model-card.html"): assert part in text
+    for part in ("13,210", "house-prices-ames", "2,390", "executed on 2010-08", "c0ffee", "model-card.html", "better than version 2"): assert part in text
     assert 'class="no"' not in text and 'class="unknown"' not in text and "No run yet" not in text
     train = (site/"train.html").read_text(encoding="utf-8")
     assert "executed on 2010-08" in train and "1.2 MB" in (site/"monitor.html").read_text(encoding="utf-8")
     assert "cdn.example" not in (site/"latest/train.html").read_text(encoding="utf-8")
+
+
+def test_the_card_of_the_latest_run_is_a_page(site):
+    text = (site/"model-card.html").read_text(encoding="utf-8")
+    assert "Predicts prices." in text and "No run yet" not in text
 
 
 def test_evidence_notices_a_hand_over_that_does_not_agree(run):
@@ -153,8 +160,9 @@ def test_evidence_notices_a_hand_over_that_does_not_agree(run):
 
 
 def test_evidence_before_the_first_run(tmp_path):
-    text = all_pages(gather(ROOT, tmp_path/"nowhere"))["evidence.md"]
-    assert "No run yet" in text and "make run" in text and "mlflow" in text
+    pages = all_pages(gather(ROOT, tmp_path/"nowhere"))
+    for name in ("evidence.md", "model-card.md"): assert "No run yet" in pages[name] and "make run" in pages[name]
+    assert "mlflow" in pages["evidence.md"]
 
 
 def test_units_reach_the_api_pages(site):
