@@ -49,10 +49,12 @@ def find_model(client, dataset: str, what: str): # -> ModelVersion
     raise WorkbookError(f"No version of {production} has a SHA-256 that begins with {found[1]}: was the prediction made for another data set?")
 
 def no_champion(name: str):
+    "Say what to do when there is no champion"
     raise WorkbookError(f"{name} has no champion yet: run the lifecycle first (make run)")
 
 # %% ../nbs/lineage.ipynb #lineage-010
 def link(name: str, found: object, holds: bool = True) -> dict: # link, found, holds
+    "One link of the chain"
     return {"link": name, "found": str(found), "holds": bool(holds)}
 
 def model_links(mlflow, version) -> list[dict]:
@@ -148,8 +150,9 @@ def promote_by_hand(what: str, # version or dev/version
     "Make a version champion because a person says so, and serve it"
     dataset, mlflow = dataset or params()["dataset"], tracking()
     client = mlflow.MlflowClient()
-    sha256 = find_model(client, dataset, what).tags["model_sha256"]
-    candidate, against = find_version(client, development_name(dataset), sha256), reasons_against(last_gates(mlflow, sha256))
+    version = find_model(client, dataset, what)
+    sha256 = version.tags["model_sha256"]
+    candidate, against = find_version(client, development_name(dataset), sha256) or version, reasons_against(last_gates(mlflow, sha256))
     if against and not despite_gates:
         raise WorkbookError(f"{what} did not pass its gates: {'; '.join(against)}. To promote it all the same, add --despite-gates")
     with one_at_a_time(log_path()):

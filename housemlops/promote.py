@@ -44,6 +44,7 @@ def table_prices(model: Path, # model folder
 
 def reprove(model: Path, largest: float = 1e-4) -> float: # largest relative difference
     "Price the model's own proof again; WorkbookError when a price has changed by more than `largest`"
+    if not (model/"artifacts/proof.json").exists(): raise WorkbookError("The model carries no proof of its prices, as models of an earlier workbook: train it again")
     proof = read_json(model/"artifacts/proof.json")
     houses = {name: [house.get(name) for house in proof["houses"]] for name in inputs_of(read_json(model/"artifacts/plan.json"))}
     difference = float(np.max(np.abs(table_prices(model, houses) / np.array(proof["prices"]) - 1)))
@@ -90,7 +91,7 @@ def download(mlflow, version, # ModelVersion
     found, wanted = folder_sha256(model), version.tags["model_sha256"]
     if found == wanted: return model
     raise WorkbookError(f"{version.name} version {version.version} has the SHA-256 {found[:12]}, but {wanted[:12]} was registered: "
-                        "its files were changed; `housemlops rollback` goes back to the champion before it")
+                        "its files were changed. If it is the champion, `housemlops rollback` goes back to the one before it")
 
 def to_production(mlflow, name: str, # in production
                   candidate, # ModelVersion in development
@@ -168,6 +169,7 @@ def against(mlflow, standing, # ModelVersion of the champion
     return result, duel_gate(result, tolerance)
 
 def learned_by(standing, seen: int, among: int) -> str:
+    "Why a champion cannot be compared on sales that it knows"
     return f"champion version {standing.version} has learned from {seen} of the {among} test sales, as when the past is replayed"
 
 def no_duel(rows: int, min_rows: int, why: str) -> dict: # name, value, threshold, passed, reason
