@@ -104,9 +104,10 @@ def read_source(source: str, # path or URL of a CSV or Parquet
 
 def first_limits(prices: pd.Series, # (n_sales,) as text
                 ) -> dict: # metric -> limit
-    "Limits for a new data set: six tenths of the error of the median, and half of the spread explained"
+    "Limits for a new data set: six tenths of the error of the median, half of the spread explained, intervals that hold eight prices in ten"
     money = pd.to_numeric(prices, errors="coerce").dropna()
-    return {"mae": float(f"{0.6 * (money - money.median()).abs().mean():.2g}"), "mse": float(f"{0.5 * money.var():.2g}"), "r2": 0.5}
+    return {"mae": float(f"{0.6 * (money - money.median()).abs().mean():.2g}"), "mse": float(f"{0.5 * money.var():.2g}"), "r2": 0.5,
+            "coverage": [0.8, 1.0]}
 
 def adopt(source: str, # path or URL of a CSV or Parquet
           name: str, # of the new data set
@@ -120,6 +121,7 @@ def adopt(source: str, # path or URL of a CSV or Parquet
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name): raise WorkbookError(f"{name!r} cannot name a data set: use small letters, digits, - and _")
     if table.exists() or contract.exists(): raise WorkbookError(f"There is a data set {name!r} already: choose another name")
     sales, yaml = read_source(source), YAML()
+    yaml.width = 200     # leave the lines of params.yaml as they are
     draft = infer_contract(sales, name, target, date)
     params = yaml.load((root/"params.yaml").read_text(encoding="utf-8"))
     params["evaluate"]["thresholds"][name] = first_limits(sales[target])

@@ -132,12 +132,15 @@ def params(
     root: Path | None = None, # repository; found when not given
 ) -> dict: # top-level values, and one dict per stage
     "What changes results: the content of params.yaml."
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, YAMLError
     path = Path(root or repo_root())/"params.yaml"
     if not path.exists(): raise WorkbookError(f"There is no params.yaml in {path.parent.name}; run the command inside the repository.")
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+    try: return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+    except YAMLError as error:
+        place = f" near line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        raise WorkbookError(f"params.yaml cannot be read{place}: {getattr(error, 'problem', None) or 'it is not YAML'}.") from None
 
-# %% ../nbs/settings.ipynb #settings-028
+# %% ../nbs/settings.ipynb #settings-030
 @contextmanager
 def whole_folder(
     path: Path | str, # final name
@@ -155,7 +158,7 @@ def whole_folder(
     draft.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/settings.ipynb #settings-033
+# %% ../nbs/settings.ipynb #settings-035
 def file_sha256(
     path: Path | str, # a file
 ) -> str: # 64 hexadecimal digits
@@ -170,7 +173,7 @@ def folder_sha256(
     lines = "".join(f"{file_sha256(Path(path)/name)}  {name}\n" for name in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
-# %% ../nbs/settings.ipynb #settings-036
+# %% ../nbs/settings.ipynb #settings-038
 def connect(
     mlflow: ModuleType, # already pointed at its store
     chosen: Mlflow, # settings of the store

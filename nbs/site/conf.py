@@ -24,7 +24,8 @@ myst_heading_anchors = 3
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the table of docments shows them
-autodoc_default_options = {"members": True, "undoc-members": True, "exclude-members": "model_config"}
+autodoc_default_options = {"members": True, "undoc-members": True,
+                           "exclude-members": "model_config, set_fit_request, set_predict_request, set_score_request, set_transform_request"}
 add_module_names = False
 python_display_short_literal_types = True
 
