@@ -212,6 +212,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.code_lineage': ( 'orchestrate.html#code_lineage',
                                                                                  'housemlops/orchestrate.py'),
+                                        'housemlops.orchestrate.copy_sample': ('orchestrate.html#copy_sample', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.data_md5': ('orchestrate.html#data_md5', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.declared': ('orchestrate.html#declared', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.defaults': ('orchestrate.html#defaults', 'housemlops/orchestrate.py'),

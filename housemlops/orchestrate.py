@@ -7,13 +7,13 @@ __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'MARKS', 'pipeline', 'listed', 'inside
            'parameter_lines', 'declared', 'defaults', 'check_parameters', 'cell_line', 'engine', 'StageFailed',
            'check_executed', 'scrub', 'normalise', 'as_html', 'failure', 'execute', 'git', 'inputs', 'code_lineage',
            'data_md5', 'lineage_tags', 'tracked', 'write_report', 'run_stage', 'sample_key', 'relocate', 'move_in',
-           'build_sample', 'ancestors', 'kept_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs',
-           'export_package', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'fill_workspace',
-           'make_workspace', 'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds',
-           'run_in_workspace', 'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task', 'Keeping',
-           'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask',
-           'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers', 'live_server', 'ask_prediction',
-           'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
+           'build_sample', 'ancestors', 'kept_sample', 'copy_sample', 'open_build', 'head_commit', 'snapshot',
+           'strip_outputs', 'export_package', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path',
+           'fill_workspace', 'make_workspace', 'finish_workspace', 'prune_workspaces', 'run_environment', 'repro',
+           'effect_holds', 'run_in_workspace', 'noter', 'run_month', 'stage_operator', 'notebook_page', 'run_task',
+           'Keeping', 'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow',
+           'ask', 'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers', 'live_server',
+           'ask_prediction', 'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
 import ast
@@ -397,15 +397,14 @@ def move_in(
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-043
 def build_sample(
-    stages: list[str], # in order
-    scratch: Path, # holds build/ and state/ afterwards
+    stage: str, # its name
+    scratch: Path, # holds build/ and state/
 ):
-    "Run stages on the sample, as functions, each with the defaults of its notebook."
+    "Run a stage on the sample, as a function, with the defaults of its notebook."
     root, build = repo_root(), move_in(scratch)
-    build.mkdir(parents=True)
-    for stage in stages:
-        values = defaults(read_notebook(root, stage), stage) | {"build": build}
-        getattr(importlib.import_module(f"housemlops.{stage}"), f"run_{stage}")(**values)
+    build.mkdir(parents=True, exist_ok=True)
+    values = defaults(read_notebook(root, stage), stage) | {"build": build}
+    getattr(importlib.import_module(f"housemlops.{stage}"), f"run_{stage}")(**values)
 
 def ancestors(
     graph: dict[str, list[str]], # stage -> stages just before it
@@ -421,18 +420,29 @@ def kept_sample(
     stages: list[str], # that build it, in order
     home: Path, # folder of all samples
 ) -> Path: # built once, never written to again
-    "The sample after some stages, made when it is not there."
+    "The sample after some stages, made from the one before it when it is not there."
     from filelock import FileLock
     kept = home/f"{len(stages)}-{sample_key(root, stages)}"
+    if kept.exists(): return kept
+    before = kept_sample(root, stages[:-1], home) if stages[1:] else None
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home/".lock"):
         if kept.exists(): return kept
         with whole_folder(kept) as draft:
-            code = f"from housemlops.orchestrate import build_sample; from pathlib import Path; build_sample({stages!r}, Path({str(draft)!r}))"
+            if before: copy_sample(before, draft)
+            code = f"from housemlops.orchestrate import build_sample; from pathlib import Path; build_sample({stages[-1]!r}, Path({str(draft)!r}))"
             done = subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
             if done.returncode: raise WorkbookError(f"The sample could not be built: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
             if (database := draft/"state/mlflow/mlflow.db").exists(): relocate(database, str(draft), str(kept))
     return kept
+
+def copy_sample(
+    kept: Path, # a sample
+    mine: Path, # becomes another
+):
+    "Copy a sample, so that its tracking store names the folder it is in now."
+    shutil.copytree(kept, mine, dirs_exist_ok=True)
+    if (database := mine/"state/mlflow/mlflow.db").exists(): relocate(database, str(kept), str(mine))
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-046
 def open_build(
@@ -444,10 +454,8 @@ def open_build(
     root, home = repo_root(), settings().paths.state/"sample"
     kept = kept_sample(root, ancestors(graph(pipeline(root)), stage), home)
     mine = home/f"{stage}-{os.getpid()}"
-    shutil.copytree(kept, mine, dirs_exist_ok=True)
+    copy_sample(kept, mine)
     atexit.register(shutil.rmtree, mine, ignore_errors=True)
-    database = mine/"state/mlflow/mlflow.db"
-    if database.exists(): relocate(database, str(kept), str(mine))
     return move_in(mine)
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-049

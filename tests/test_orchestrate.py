@@ -57,8 +57,8 @@ def workspace(house, name, edits=True):
 
 
 def untouched(house):
-    "All that a run must leave as it is."
-    return [git(*command, root=house) for command in (["status", "--porcelain"], ["for-each-ref"], ["stash", "list"], ["rev-parse", "HEAD"], ["symbolic-ref", "HEAD"],
+    "All that a run must leave as it is; the only thing it may add is a name for its snapshot, below refs/housemlops."
+    return [git(*command, root=house) for command in (["status", "--porcelain"], ["for-each-ref", "refs/heads", "refs/tags", "refs/stash"], ["stash", "list"], ["rev-parse", "HEAD"], ["symbolic-ref", "HEAD"],
             ["diff"], ["diff", "--cached"])] + [hashlib.sha256((house/".git/index").read_bytes()).hexdigest()]
 
 
@@ -154,6 +154,7 @@ def test_a_run_includes_uncommitted_edits_and_touches_nothing(edits):
     assert "test_months: 9" in (work/"params.yaml").read_text() and (work/"notes.txt").exists()
     assert "edited, not exported" in (work/"housemlops/prepare.py").read_text()
     found = orchestrate.code_lineage(work)
+    assert git("rev-parse", "refs/housemlops/edited", root=edits) == found["git_commit"]
     assert found["uncommitted"] == ["nbs/prepare.ipynb", "notes.txt", "params.yaml"] and found["git_branch"] == "main"
     assert orchestrate.lineage_tags(work, "prepare")["uncommitted"] == "nbs/prepare.ipynb, notes.txt, params.yaml"
 
