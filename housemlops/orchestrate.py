@@ -402,7 +402,6 @@ def build_sample(
 ):
     "Run a stage on the sample, as a function, with the defaults of its notebook."
     root, build = repo_root(), move_in(scratch)
-    build.mkdir(parents=True, exist_ok=True)
     values = defaults(read_notebook(root, stage), stage) | {"build": build}
     getattr(importlib.import_module(f"housemlops.{stage}"), f"run_{stage}")(**values)
 
@@ -424,12 +423,14 @@ def kept_sample(
     from filelock import FileLock
     kept = home/f"{len(stages)}-{sample_key(root, stages)}"
     if kept.exists(): return kept
-    before = kept_sample(root, stages[:-1], home) if stages[1:] else None
+    before = kept_sample(root, stages[:-1], home) if stages else None
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home/".lock"):
         if kept.exists(): return kept
         with whole_folder(kept) as draft:
-            if before: copy_sample(before, draft)
+            (draft/"build").mkdir()
+            if before is None: return kept     # before the first stage there is nothing
+            copy_sample(before, draft)
             code = f"from housemlops.orchestrate import build_sample; from pathlib import Path; build_sample({stages[-1]!r}, Path({str(draft)!r}))"
             done = subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
             if done.returncode: raise WorkbookError(f"The sample could not be built: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
