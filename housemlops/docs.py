@@ -359,7 +359,7 @@ def released(
     state: Path, # state folder
 ) -> dict: # model_sha256, version, data_md5 and more; empty when nothing is served
     "What the live release of the server says of itself."
-    return read_json(state/"serve/current/release.json")
+    return read_json(state/"serve/current/model/release.json")
 
 def decided(
     log: Path, # promotion log; need not exist

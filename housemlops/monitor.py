@@ -126,7 +126,7 @@ def run_monitor(build: Path, # folder of the stages' outputs
     "Price the newest sales through the generated server and compare them with the reference; writes build/monitor"
     build, contract = Path(build), load_contract(dataset)
     reference, test = (pd.read_parquet(build/f"prepare/{name}.parquet") for name in ("reference", "test"))
-    current, release = current_sales(test, contract, months), read_json(build/"serve/release.json")
+    current, release = current_sales(test, contract, months), read_json(build/"serve/model/release.json")
     with whole_folder(build/"monitor") as folder:
         if release["version"] is None: result = {"verdict": "no champion", "reasons": ["no model has been promoted yet"], "rows": len(current)}
         elif len(current) < min_rows:

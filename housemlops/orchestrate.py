@@ -370,7 +370,8 @@ def sample_key(
     stages: list[str], # that build the sample
 ) -> str: # changes when the sample would
     "Fingerprint of all that a sample is made from."
-    files = [*sorted((root/"data").glob("sample.*")), *(root/f"housemlops/{name}.py" for name in ("settings", "predict", "contract", *stages))]
+    files = [*sorted((root/"data").glob("sample.*")), *sorted((root/"housemlops/templates").iterdir()), *sorted((root/"housemlops/migrations").rglob("*.py")),
+             *(root/f"housemlops/{name}.py" for name in ("settings", "predict", "prediction_log", "engine", "api", "contract", *stages))]
     cells = [repr(defaults(read_notebook(root, stage), stage)).encode() for stage in stages]
     return hashlib.sha256(b"\0".join([*(file.read_bytes() for file in files), *cells])).hexdigest()[:12]
 
@@ -981,18 +982,18 @@ def live_server(
     "Where a release is live."
     from housemlops.serve import ask as get
     url = f"http://127.0.0.1:{port}"
-    try: return url if get(f"{url}/model", timeout=2)[1] == json.loads((release/"release.json").read_text()) else ""
+    try: return url if get(f"{url}/model", timeout=2)[1] == json.loads((release/"model/release.json").read_text()) else ""
     except (OSError, ValueError): return ""
 
 def ask_prediction(
     release: Path, # generated server project
-    port: int, # of the live server
+    root: Path, # checkout
 ) -> tuple[str, dict]: # address that was asked, its answer
-    "Ask the generated server for the price of its example."
-    from housemlops.serve import ask as post, running
-    example = json.loads((release/"example.json").read_text())
+    "Ask the generated server for the price of its example; the prediction is logged as any other."
+    from housemlops.serve import ask as post, live_environment, running
+    example, chosen = json.loads((release/"model/example.json").read_text()), settings(root)
     with contextlib.ExitStack() as stack:
-        url = live_server(release, port) or stack.enter_context(running(release))
+        url = live_server(release, chosen.server.port) or stack.enter_context(running(release, environ=live_environment(chosen)))
         return f"{url}/predict", post(f"{url}/predict", example)[1]
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-096
@@ -1032,7 +1033,7 @@ def summarise(
     console.print(f"Champion: {receipt['model_name']} version {champion_version(root, receipt['model_name'])}")
     release = chosen.paths.state/"serve/current"
     if release.exists():
-        url, answer = ask_prediction(release, chosen.server.port)
+        url, answer = ask_prediction(release, root)
         console.print(f"Prediction: POST {url} gave {answer['price']:,.0f} {answer['currency']} ({answer['low']:,.0f} to {answer['high']:,.0f} at {answer['level']:.0%}), by {answer['model']} version {answer['version']}")
         console.print(f"Where it comes from: housemlops trace {answer['id']}")
     else: console.print("Prediction: none yet, because no model has passed its gates.")

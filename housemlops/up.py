@@ -7,9 +7,9 @@ __all__ = ['REPLACE_LAUNCHER', 'LISTENERS', 'MARK', 'WORDS', 'Service', 'local',
            'server_service', 'jupyter_service', 'silence_news', 'jobs', 'services', 'is_free', 'holder', 'refuse_taken',
            'carries', 'family', 'parent', 'heads', 'is_gone', 'wait_for', 'stop', 'collect_orphans', 'guard', 'guarded',
            'Child', 'open_log', 'last_words', 'start', 'halt', 'pause', 'may_retry', 'note_end', 'House',
-           'shared_environment', 'may_start', 'tend', 'part_trouble', 'fetch', 'judge', 'note_health', 'megabytes',
-           'weigh', 'watch', 'card', 'summary', 'figures', 'pages_of', 'page_facts', 'front_html', 'status',
-           'front_app', 'only_one', 'front_door', 'stop_on_signals', 'panel', 'keep', 'up']
+           'shared_environment', 'may_start', 'moved_on', 'tend', 'part_trouble', 'fetch', 'judge', 'note_health',
+           'megabytes', 'weigh', 'watch', 'card', 'summary', 'figures', 'pages_of', 'page_facts', 'front_html',
+           'status', 'front_app', 'only_one', 'front_door', 'stop_on_signals', 'panel', 'keep', 'up']
 
 # %% ../nbs/up.ipynb #up-002
 import ctypes
@@ -34,6 +34,7 @@ import psutil
 
 from .docs import lifecycle, lifecycle_svg, read_json, read_yaml, show_number
 from .orchestrate import airflow_environment
+from .serve import live_environment
 from .settings import Settings, WorkbookError, repo_root, settings
 
 # %% ../nbs/up.ipynb #up-005
@@ -51,7 +52,8 @@ class Service:
     after: tuple[str, ...] = () # services that must be well, and jobs that must be done, before
     env: dict[str, str] = field(default_factory=dict) # on top of what all share
     cwd: Path | None = None # the repository when not given
-    follow: Path | None = None # folder or link to run in; a new target means a restart
+    follow: Path | None = None # folder or link to run in; a new target means a restart,
+    same: str = "" # unless this file in it is the same: then the process follows by itself
     once: tuple[Path, ...] = () # a job, and the files that say it is done
 
 # %% ../nbs/up.ipynb #up-006
@@ -110,9 +112,9 @@ def server_service(
 ) -> Service:
     "The generated prediction server, wherever the link `current` points."
     url = local(chosen.server.port)
-    command = [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(chosen.server.port)]
-    return Service("server", command, "Prediction server", "Asks the champion for a price, with a form to try it",
-                   f"{url}/swagger", f"{url}/readyz", env={"PYTHONPATH": ""}, follow=chosen.paths.state/"serve/current")
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(chosen.server.port), "--no-access-log"]
+    return Service("server", command, "Prediction server", "Asks the champion for a price, and shows what drove it",
+                   url, f"{url}/readyz", env=live_environment(chosen), follow=chosen.paths.state/"serve/current", same="app.py")
 
 # %% ../nbs/up.ipynb #up-015
 def jupyter_service(
@@ -442,6 +444,14 @@ def may_start(
     if child.service.follow and not child.service.follow.exists() or not may_retry(child): return False
     return time.time() >= child.again and all(found.state in ("well", "done") for found in needed)
 
+def moved_on(
+    child: Child,
+) -> bool:
+    "Whether what a child follows leads elsewhere, and it must be restarted there."
+    service = child.service
+    if not service.follow or not service.follow.exists() or (target := service.follow.resolve()) == child.place: return False
+    return not (service.same and (child.place/service.same).exists() and (target/service.same).read_bytes() == (child.place/service.same).read_bytes())
+
 def tend(
     house: House,
     child: Child,
@@ -449,7 +459,7 @@ def tend(
 ):
     "Look at one child, and do what is due."
     if child.process and child.process.poll() is not None: say(child.service.name, note_end(child, time.time()))
-    elif child.process and child.service.follow and child.service.follow.exists() and child.service.follow.resolve() != child.place:
+    elif child.process and moved_on(child):
         say(child.service.name, "a new release: restarting")
         halt(child)
     elif child.process is None and not child.done and may_start(house, child):

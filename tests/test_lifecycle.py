@@ -34,7 +34,7 @@ def test_lineage_in_mlflow(learner):
     home = client.get_experiment_by_name("house-prices").experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([home], order_by=["start_time"])}
     assert {*STAGES} <= {*runs}
-    train, release = runs["train"], learner.build("serve/release.json")
+    train, release = runs["train"], learner.build("serve/model/release.json")
     assert train.data.tags["data_md5"] == release["data_md5"] and train.data.tags["uncommitted"] == "no"
     assert train.data.tags["git_commit"] == learner.git("rev-parse", "HEAD")
     assert train.data.tags["model_sha256"] == release["model_sha256"]

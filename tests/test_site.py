@@ -62,8 +62,8 @@ def run(tmp_path_factory, state):
     put("build/evaluate/card.md", "# Model card\n\nPredicts prices.\n")
     put("build/monitor/verdict.json", json.dumps({"verdict": "stable", "reasons": []}))
     put("build/monitor/report.html", "<head><title>drift</title><link href='https://fonts.example/a.css' rel='stylesheet'></head>" + "x "*600_000)
-    (state/"serve/current").mkdir(parents=True)
-    (state/"serve/current/release.json").write_text(json.dumps({"model_sha256": sha, "version": 3, "data_md5": md5("data/ames.csv")}))
+    (state/"serve/current/model").mkdir(parents=True)
+    (state/"serve/current/model/release.json").write_text(json.dumps({"model_sha256": sha, "version": 3, "data_md5": md5("data/ames.csv")}))
     record(state/"promotions.jsonl", action="promoted", model="house-prices-ames", version=3, model_sha256=sha, why="better than version 2")
     put("reports/train.html", "<head><title>train</title><script src='https://cdn.example/require.js'></script></head><h1>executed</h1>")
     return folder

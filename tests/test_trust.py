@@ -20,9 +20,9 @@ def entries(house: Checkout) -> list[dict]:
 
 
 def answer(house: Checkout) -> dict:
-    "What the live release answers to its own example"
+    "What the live release answers to its own example, put on record"
     release = house.path/"var/serve/current"
-    with running(release) as url: return ask(f"{url}/predict", json.loads((release/"example.json").read_text()))[1]
+    with running(release, environ={"HOUSE_DATABASE_URL": f"sqlite:///{house.path}/var/serve/predictions.db"}) as url: return ask(f"{url}/predict", json.loads((release/"model/example.json").read_text()))[1]
 
 
 def graph_of(house: Checkout, version: int) -> Path:
@@ -75,7 +75,7 @@ def test_a_worse_one_does_not(house):
 def test_the_chain_of_a_prediction_is_whole(house):
     found, text = house.housemlops("trace", answer(house)["id"])
     assert found == 0 and "✗" not in text, text
-    for words in (f"house-prices-sample version {house.champion} (champion)", "params.yaml", "notebook/train.html", "sample as of", "promoted:"): assert words in text, text
+    for words in (f"house-prices-sample version {house.champion} (champion)", "by version", "Overall.Qual", "params.yaml", "notebook/train.html", "sample as of", "promoted:"): assert words in text, text
 
 
 def test_rollback_serves_the_champion_before_and_the_schedule_keeps_it(house):
@@ -133,5 +133,5 @@ def test_the_stages_after_promotion_run_without_a_champion(stage, tmp_path, monk
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in dict.fromkeys(["serve", stage]):
         execute(ROOT/f"nbs/{name}.ipynb", tmp_path/f"{name}.ipynb", defaults(read_notebook(ROOT, name), name) | {"build": str(build)}, tmp_path)
-    note = json.loads((build/stage/("release.json" if stage == "serve" else "verdict.json")).read_text())
+    note = json.loads((build/stage/("model/release.json" if stage == "serve" else "verdict.json")).read_text())
     assert note.get("version") is None and note.get("verdict", "no champion") == "no champion"
