@@ -6,8 +6,8 @@
 __all__ = ['Money', 'OPEN', 'STRICT', 'PAGE_POLICY', 'Options', 'OptionError', 'read_options', 'keys_of', 'Price', 'Prices',
            'Push', 'Reasons', 'Curve', 'Receipt', 'Ready', 'Problem', 'Refused', 'told', 'whole', 'parse', 'Tensor',
            'InferRequest', 'Frame', 'Invocation', 'of_columns', 'of_tensors', 'of_invocation', 'settle', 'Desk',
-           'shown_key', 'TooLarge', 'Guard', 'Metrics', 'reads', 'fails', 'answer_json', 'documented', 'create_app',
-           'add_dialects']
+           'shown_key', 'TooLarge', 'Guard', 'Quick', 'Metrics', 'reads', 'fails', 'answer_json', 'as_response',
+           'documented', 'create_app', 'add_dialects']
 
 # %% ../nbs/api.ipynb #api-002
 import asyncio
@@ -20,7 +20,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +34,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.json_schema import models_json_schema
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp
 
 from .engine import Busy, Grouper, Release, Standing
 from .prediction_log import LogUnavailable, PredictionLog
@@ -292,9 +293,9 @@ class TooLarge(Exception):
     "A body beyond the limit"
 
 class Guard:
-    "Keys, the size of a body, and the counts of what was answered"
-    def __init__(self, app, keys: list[bytes], max_bytes: int, metrics: "Metrics"):
-        self.app, self.keys, self.max_bytes, self.metrics = app, keys, max_bytes, metrics
+    "Keys, the size of a body, the counts of what was answered, and a short way for the one question that is asked most"
+    def __init__(self, app, keys: list[bytes], max_bytes: int, metrics: "Metrics", quick: dict[tuple[str, str], "Quick"]):
+        self.app, self.keys, self.max_bytes, self.metrics, self.quick = app, keys, max_bytes, metrics, quick
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http": return await self.app(scope, receive, send)
@@ -306,7 +307,8 @@ class Guard:
             await self.drain(receive)
             await refused(scope, receive, note)
         else:
-            try: await self.app(scope, receive if b"content-length" in headers else self.limited(receive), note)
+            app = self.quick.get((scope["method"], scope["path"]), self.app)
+            try: await app(scope, receive if b"content-length" in headers else self.limited(receive), note)
             except TooLarge: await self.too_large()(scope, receive, note)
         self.metrics.count(scope, answered[0] if answered else 499, time.perf_counter() - began)
 
@@ -339,6 +341,21 @@ class Guard:
             return message
         return counted
 
+class Quick:
+    "A function from a request's body to a response, as an ASGI app with nothing in between"
+    def __init__(self, path: str, answer: Callable[[bytes], Awaitable[Response]]): self.path, self.answer = path, answer
+
+    async def __call__(self, scope, receive, send):
+        scope["route"], parts, more = self, [], True      # counted under its path
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect": return
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        try: response = await self.answer(b"".join(parts))
+        except Refused as error: response = as_response(error)
+        await response(scope, receive, send)
+
 # %% ../nbs/api.ipynb #api-020
 class Metrics:
     "The figures of a server, for Prometheus"
@@ -350,6 +367,11 @@ class Metrics:
         self.predictions = Counter("house_predictions", "Prices given", ["version"], registry=self.registry)
         self.stale = Gauge("house_model_stale", "Whether a newer model could not be taken", registry=self.registry)
         self.known = {}
+
+    def priced(self, version: int, houses: int) -> None:
+        "Count prices of a version"
+        if version not in self.known: self.known[version] = self.predictions.labels(version)
+        self.known[version].inc(houses)
 
     def count(self, scope: dict, status: int, seconds: float) -> None:
         "Count an answer under its route"
@@ -371,6 +393,8 @@ def fails(*statuses: int) -> dict: return {status: {"model": Problem} for status
 def answer_json(content: object, status: int = 200, headers: dict | None = None) -> Response:
     return Response(json.dumps(content, separators=(",", ":")), status, headers, "application/json")
 
+def as_response(error: Refused) -> Response: return answer_json({"detail": error.detail}, error.status, error.headers)
+
 def documented(app: FastAPI, models: Sequence[type[BaseModel]], example: dict, keys: bool) -> Callable[[], dict]:
     "FastAPI's description of the app, with the models that its routes read by themselves, and a real house"
     plain = app.openapi
@@ -391,7 +415,7 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
                home: Path, # folder of the program: relative paths begin here
                program: str | None = None, # hash of the request model; a release for another one is not taken
                environ: dict | None = None, # settings; those of the process when not given
-              ) -> FastAPI:
+              ) -> ASGIApp:
     "The server of a model; OptionError, ReleaseError and LogUnavailable say what keeps it from starting"
     options = read_options(dict(os.environ) if environ is None else environ, home)
     standing, log, metrics, keys = Standing(options.model, program), PredictionLog(options.database_url), Metrics(), keys_of(options)
@@ -403,12 +427,13 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
     desk = Desk(House, standing, log)
 
     async def tend() -> None:
-        "Once a second look for a new model, once an hour delete what is too old"
+        "Once a second look for a new model and tidy the log, once an hour delete what is too old"
         seconds = 0
         while True:
             try:
                 if await asyncio.to_thread(standing.follow): logging.getLogger("uvicorn.error").info("now answering: version %s", standing.release.note["version"])
                 metrics.stale.set(bool(standing.trouble))
+                if desk.opened: await asyncio.to_thread(log.checkpoint)
                 if options.retention_days and seconds % 3600 == 0 and desk.opened: await asyncio.to_thread(log.purge, options.retention_days)
             except LogUnavailable: pass
             await asyncio.sleep(1)
@@ -426,15 +451,14 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
                          description=f"Prices in {note['currency']}, each with the interval that holds {standing.release.level:.0%} of sale prices, by `{note['model']}`. "
                                      f"The same prices are given by the Open Inference Protocol (`/v2/models/{note['model']}/infer`) and to clients of MLflow's scoring server (`/invocations`).")
     app.openapi = documented(app, (House, Houses, Question), standing.release.example, bool(keys))
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host.strip() for host in options.allowed_hosts.split(",")], www_redirect=False)
-    app.add_middleware(Guard, keys=keys, max_bytes=options.max_bytes, metrics=metrics)
+    quick = {}
 
     @app.exception_handler(Refused)
-    async def refuse(request: Request, error: Refused): return answer_json({"detail": error.detail}, error.status, error.headers)
+    async def refuse(request: Request, error: Refused): return as_response(error)
 
     async def priced(route: str, houses: list[BaseModel]) -> list[dict]:
         found = await desk.price(route, houses)
-        metrics.predictions.labels(found[0]["version"]).inc(len(found))
+        metrics.priced(found[0]["version"], len(found))
         return found
 
     def checked(found: list[dict], place: str) -> list[BaseModel]:
@@ -456,9 +480,11 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
     def reasons(release: Release, house: dict) -> dict:
         return release.explain(house) | {name: release.note[name] for name in ("currency", "model", "version")}
 
+    async def predict_quickly(body: bytes) -> Response: return answer_json((await priced("predict", [parse(one, body)]))[0])
+    quick["POST", "/predict"] = Quick("/predict", predict_quickly)
+
     @app.post("/predict", tags=["prices"], summary="Price one house", response_model=Price, responses=fails(413, 422, 503), openapi_extra=reads(House))
-    async def predict(request: Request):
-        return answer_json((await priced("predict", [parse(one, await request.body())]))[0])
+    async def predict(request: Request): return await predict_quickly(await request.body())
 
     @app.post("/predict/batch", tags=["prices"], summary="Price many houses", response_model=Prices, responses=fails(413, 422, 503), openapi_extra=reads(Houses))
     async def predict_batch(request: Request):
@@ -502,7 +528,8 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
     async def home_page(): return HTMLResponse(page.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
 
     add_dialects(app, standing, priced, checked, infer, invocation)
-    return app
+    guarded = Guard(app, keys, options.max_bytes, metrics, quick)
+    return TrustedHostMiddleware(guarded, allowed_hosts=[host.strip() for host in options.allowed_hosts.split(",")], www_redirect=False)
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
