@@ -76,6 +76,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'housemlops.cli.replay': ('cli.html#replay', 'housemlops/cli.py'),
                                 'housemlops.cli.rollback': ('cli.html#rollback', 'housemlops/cli.py'),
                                 'housemlops.cli.run': ('cli.html#run', 'housemlops/cli.py'),
+                                'housemlops.cli.score': ('cli.html#score', 'housemlops/cli.py'),
                                 'housemlops.cli.stage': ('cli.html#stage', 'housemlops/cli.py'),
                                 'housemlops.cli.sync': ('cli.html#sync', 'housemlops/cli.py'),
                                 'housemlops.cli.synced': ('cli.html#synced', 'housemlops/cli.py'),
