@@ -20,7 +20,7 @@ def breakdown(server: Path, # folder of the generated server; nothing else is im
     "What each part of the server takes"
     sys.path.insert(0, str(server))
     import numpy as np
-    from api import Desk, answer_json
+    from web import Desk, answer_json
     from engine import Standing
     from house import House
     from prediction_log import PredictionLog

@@ -537,6 +537,7 @@ def write_pages(
     copied = sorted({name for text in pages.values() for name in re.findall(r"\(path:files/([^)#\s]+)\)", text) if (root/name).is_file()})
     files = {f"source/{name}": text.encode() for name, text in pages.items()}
     files |= {f"source/files/{name}": (root/name).read_bytes() for name in copied}
+    files |= {f"source/site/static/{path.name}": path.read_bytes() for path in (root/"nbs/site/static").glob("*.webp")}
     files |= {f"extra/{name}": offline(path.read_text(encoding="utf-8", errors="replace")).encode() for name, path in reports.items()}
     (folder/"extra").mkdir()
     for name, content in files.items():

@@ -371,7 +371,7 @@ def sample_key(
 ) -> str: # changes when the sample would
     "Fingerprint of all that a sample is made from."
     files = [*sorted((root/"data").glob("sample.*")), *sorted((root/"housemlops/templates").iterdir()), *sorted((root/"housemlops/migrations").rglob("*.py")),
-             *(root/f"housemlops/{name}.py" for name in ("settings", "predict", "prediction_log", "engine", "api", "contract", *stages))]
+             *(root/f"housemlops/{name}.py" for name in ("settings", "predict", "prediction_log", "engine", "web", "contract", *stages))]
     cells = [repr(defaults(read_notebook(root, stage), stage)).encode() for stage in stages]
     return hashlib.sha256(b"\0".join([*(file.read_bytes() for file in files), *cells])).hexdigest()[:12]
 

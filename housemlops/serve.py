@@ -33,7 +33,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from packaging.requirements import Requirement
 from pydantic import BaseModel
 
-from . import api, engine, migrations, predict, prediction_log
+from . import engine, migrations, predict, prediction_log, web
 from .contract import Contract, load_contract, request_limits
 from .ingest import read_json, write_json
 from .promote import download
@@ -83,7 +83,7 @@ def request_source(contract: Contract) -> str: # Python source
     return filled("house.py", contract=contract, groups=groups)
 
 # %% ../nbs/serve.ipynb #serve-016
-ROOMS = (predict, prediction_log, engine, api)      # that travel
+ROOMS = (predict, prediction_log, engine, web)      # that travel
 
 def travelling(room) -> str: # Python source
     "A module of this package as a file of a project of its own"
@@ -153,7 +153,7 @@ def write_release(folder: Path, # exists, empty
     program = program_files(contract)
     note = release_note(version, contract, get_model_info(str(model)).metadata, program_of(program), {name: file_sha256(folder/"model"/name) for name in DATA})
     told = {"contract": contract.model_dump(mode="json"), "note": note, "requirements": pinned(NEEDS), "example": example, "typical": typical,
-            "psycopg": metadata.version("psycopg"), "options": api.Options.model_fields}
+            "psycopg": metadata.version("psycopg"), "options": web.Options.model_fields}
     texts = program | {name: filled(name, **told) for name in ("page.html", "requirements.txt", "Dockerfile", "README.md", "test_server.py")}
     for name, text in texts.items():
         (folder/name).parent.mkdir(exist_ok=True, parents=True)

@@ -132,7 +132,7 @@ def test_ten_thousand_malformed_bodies(server, houses):
 
 def test_limits(release, tmp_path, houses):
     with Live(release, database_url=f"sqlite:///{tmp_path}/log.db", max_bytes=100_000, max_rows=10, api_keys="a key of sixteen letters,another one that is good") as live:
-        def status(path, key, host=f"127.0.0.1", body=None):
+        def status(path, key, host="127.0.0.1", body=None):
             connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=20)
             connection.request("POST" if body else "GET", path, body, {"Host": host, **({"X-API-Key": key} if key else {})})
             return connection.getresponse().status

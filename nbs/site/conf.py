@@ -1,4 +1,5 @@
 """Sphinx configuration of the documentation site; `housemlops.docs.build_docs` stages the pages and calls Sphinx."""
+import fastapi  # noqa: F401  before autodoc imports it with TYPE_CHECKING set, which pydantic does not survive
 from docutils.nodes import SkipNode
 from sphinx.util.logging import getLogger
 
