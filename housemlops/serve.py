@@ -145,6 +145,8 @@ def write_release(folder: Path, # exists, empty
                  ) -> None:
     "Write the server of a champion, from what the champion carries"
     from mlflow.models import get_model_info
+    if lacking := [name for name in DATA if not (model/"artifacts"/name).exists()]:
+        raise WorkbookError(f"{version.name} version {version.version} carries no {lacking[0]}, as models of an earlier workbook: make a newer version champion (`housemlops promote dev/<number> --why ...`)")
     carried = {path.stem: path for path in (model/"artifacts").iterdir()}
     contract = Contract(**read_json(carried["contract"]))
     example, typical = ({column: house.get(column) for column in contract.inputs} for house in (read_json(carried["example"]), read_json(carried["typical"])))
