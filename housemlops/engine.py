@@ -160,8 +160,8 @@ class Standing:
         "Look where the link leads, and take over what is there if it is sound"
         if (mark := self.mark()) == self.seen: return False
         try: new = Release(self.link, self.program)
-        except ReleaseError as error:
-            self.trouble = str(error)
+        except Exception as error:      # whatever is wrong with it, the one that answers goes on
+            self.trouble = str(error) if isinstance(error, ReleaseError) else f"the release there cannot be read: {type(error).__name__}: {str(error)[:200]}"
             return False
         self.earlier = dict([*self.earlier.items(), (self.release.note["model_sha256"], self.release)][-3:])
         self.release, self.seen, self.trouble = new, mark, ""

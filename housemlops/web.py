@@ -265,7 +265,10 @@ class Desk:
             prices.append(answer)
             rows.append(answer | {"time": now, "model_sha256": sha256, "data_md5": data_md5, "route": route,
                                   "inputs": self.to_json(house, by_alias=True, exclude_none=True).decode()})
-        self.log.write(rows)
+        try: self.log.write(rows)
+        except LogUnavailable:
+            self.opened, self.retry = False, time.monotonic() + 1
+            raise
         done = iter(prices)
         return [[next(done) for _ in asked] for _, asked in calls]
 
@@ -427,13 +430,13 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
     desk = Desk(House, standing, log)
 
     async def tend() -> None:
-        "Once a second look for a new model and tidy the log, once an hour delete what is too old"
+        "Once a second look for a new model, and tidy the log or look whether it is back; once an hour delete what is too old"
         seconds = 0
         while True:
             try:
                 if await asyncio.to_thread(standing.follow): logging.getLogger("uvicorn.error").info("now answering: version %s", standing.release.note["version"])
                 metrics.stale.set(bool(standing.trouble))
-                if desk.opened: await asyncio.to_thread(log.checkpoint)
+                await asyncio.to_thread(log.checkpoint if desk.opened else desk.open_log)
                 if options.retention_days and seconds % 3600 == 0 and desk.opened: await asyncio.to_thread(log.purge, options.retention_days)
             except LogUnavailable: pass
             await asyncio.sleep(1)
@@ -527,15 +530,20 @@ def create_app(House: type[BaseModel], # request model, generated from the contr
     @app.get("/", include_in_schema=False)
     async def home_page(): return HTMLResponse(page.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
 
-    add_dialects(app, standing, priced, checked, infer, invocation)
+    add_dialects(app, desk, priced, checked, infer, invocation)
     guarded = Guard(app, keys, options.max_bytes, metrics, quick)
     return TrustedHostMiddleware(guarded, allowed_hosts=[host.strip() for host in options.allowed_hosts.split(",")], www_redirect=False)
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 # %% ../nbs/web.ipynb #web-024
-def add_dialects(app: FastAPI, standing: Standing, priced: Callable, checked: Callable, infer: TypeAdapter, invocation: TypeAdapter) -> None:
+def add_dialects(app: FastAPI, desk: Desk, priced: Callable, checked: Callable, infer: TypeAdapter, invocation: TypeAdapter) -> None:
     "The routes of the V2 protocol and of MLflow's scoring server"
+    standing = desk.standing
+
+    def ready() -> None:
+        if not desk.opened: raise Refused(503, "the prediction log cannot be reached", {"Retry-After": "1"})
+
     def named(name: str) -> dict: # the note of the release
         note = standing.release.note
         if name != note["model"]: raise Refused(404, f"there is no model {name[:100]!r}, but {note['model']!r}")
@@ -548,7 +556,9 @@ def add_dialects(app: FastAPI, standing: Standing, priced: Callable, checked: Ca
     async def v2_live() -> dict: return {"live": True}
 
     @app.get("/v2/health/ready", include_in_schema=False)
-    async def v2_ready() -> dict: return {"ready": True}
+    async def v2_ready() -> dict:
+        ready()
+        return {"ready": True}
 
     @app.get("/v2/models/{name}", include_in_schema=False)
     async def v2_model(name: str) -> dict:
@@ -558,7 +568,9 @@ def add_dialects(app: FastAPI, standing: Standing, priced: Callable, checked: Ca
                 "outputs": [{"name": n, "datatype": "FP64", "shape": [-1]} for n in ("price", "low", "high")] + [{"name": "id", "datatype": "BYTES", "shape": [-1]}]}
 
     @app.get("/v2/models/{name}/ready", include_in_schema=False)
-    async def v2_model_ready(name: str) -> dict: return {"name": named(name)["model"], "ready": True}
+    async def v2_model_ready(name: str) -> dict:
+        ready()
+        return {"name": named(name)["model"], "ready": True}
 
     @app.post("/v2/models/{name}/infer", include_in_schema=False)
     async def v2_infer(name: str, request: Request) -> dict:
@@ -570,7 +582,9 @@ def add_dialects(app: FastAPI, standing: Standing, priced: Callable, checked: Ca
         return answer_json({"model_name": name, "model_version": str(found[0]["version"]), **({"id": asked.id} if asked.id else {}), "outputs": outputs})
 
     @app.get("/ping", include_in_schema=False)
-    async def ping(): return PlainTextResponse("\n")
+    async def ping():
+        ready()
+        return PlainTextResponse("\n")
 
     @app.get("/version", include_in_schema=False)
     async def version(): return PlainTextResponse(str(standing.release.note["version"]))

@@ -175,10 +175,11 @@ def test_killed_under_load_with_postgresql_and_the_database_gone_for_a_while(rel
             database.stop()
             refused = ask(f"{live.url}/predict", houses[0])
             assert refused[0] == 503 and "log" in refused[1]["detail"] and "house:" not in refused[1]["detail"], refused
-            assert ask(f"{live.url}/livez")[0] == 200
+            assert [ask(f"{live.url}/{path}")[0] for path in ("livez", "readyz")] == [200, 503]
             database.start()
             end = time.monotonic() + 30
-            while (answer := ask(f"{live.url}/predict", houses[0]))[0] != 200 and time.monotonic() < end: time.sleep(0.2)
+            while ask(f"{live.url}/readyz")[0] != 200 and time.monotonic() < end: time.sleep(0.2)
+            answer = ask(f"{live.url}/predict", houses[0])
             assert answer[0] == 200, answer
         import psycopg
         with psycopg.connect(database.url) as log: logged = [id for id, in log.execute("SELECT id FROM predictions")]
