@@ -296,8 +296,8 @@ def targets(servers: dict[str, Server], batch: dict[str, float]) -> Iterator[tup
 def arguments(state: Path, dataset: str) -> argparse.Namespace:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset", default=dataset, help="the live release must be of it")
-    options.add_argument("--server", type=Path, default=state/"serve/current", help="folder of the generated server")
-    options.add_argument("--build", type=Path, default=state/"latest/build", help="outputs of the run that trained the champion")
+    options.add_argument("--server", type=lambda text: Path(text).resolve(), default=state/"serve/current", help="folder of the generated server")
+    options.add_argument("--build", type=lambda text: Path(text).resolve(), default=state/"latest/build", help="outputs of the run that trained the champion")
     options.add_argument("--estimator", type=Path, help="the scikit-learn pipeline behind the champion, by joblib; fitted when not given")
     options.add_argument("--only", nargs="+", default=NAMES, choices=NAMES, help="some of the servers")
     options.add_argument("--seconds", type=float, default=4, help="under load, for each number of connections")
