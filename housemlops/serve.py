@@ -38,7 +38,6 @@ from .contract import Contract, load_contract, request_limits
 from .ingest import read_json, write_json
 from .promote import download
 from .settings import Settings, WorkbookError, file_sha256, folder_sha256, settings, tracking, whole_folder
-from .train import find_training
 
 # %% ../nbs/serve.ipynb #serve-008
 def crowned(mlflow, receipt: dict, # of the stage `promote`, with a champion
@@ -123,10 +122,12 @@ def pinned(names: tuple[str, ...]) -> list[str]: # lines of a requirements file,
 DATA = ("graph.onnx", "plan.json", "interval.json", "typical.json", "proof.json", "example.json", "contract.json")     # from the model, byte for byte
 
 def measured(mlflow, sha256: str) -> dict: # metrics, card
-    "The figures and the card of a model, as its evaluation left them in MLflow"
-    if (run := find_training(mlflow, sha256)) is None: return {"metrics": {}, "card": ""}
-    metrics = {name.removeprefix("test_"): value for name, value in sorted(run.data.metrics.items()) if name.startswith("test_")}
-    try: card = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/evaluate/card.md")
+    "The figures and the card of a model, as its first evaluation left them in MLflow"
+    runs = mlflow.search_runs(experiment_names=[settings().mlflow.experiment], output_format="list", max_results=1, order_by=["attributes.start_time ASC"],
+                              filter_string=f"tags.model_sha256 = '{sha256}' and attributes.run_name = 'train' and metrics.test_mae >= 0")
+    if not runs: return {"metrics": {}, "card": ""}
+    metrics = {name.removeprefix("test_"): value for name, value in sorted(runs[0].data.metrics.items()) if name.startswith("test_")}
+    try: card = mlflow.artifacts.load_text(f"{runs[0].info.artifact_uri}/evaluate/card.md")
     except Exception: card = ""      # MLflow names no error of its own for an artifact that is not there
     return {"metrics": metrics, "card": card}
 

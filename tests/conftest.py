@@ -1,6 +1,7 @@
 """What the tests share: a visible skip for a missing tool, and the markers."""
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from checkout import STAGES, Checkout, clone
@@ -28,6 +29,15 @@ def learner(tmp_path_factory) -> Checkout:
     assert done == dict.fromkeys(STAGES, "ran"), text
     checkout.first, checkout.first_text = checkout.outs(), text
     return checkout
+
+
+@pytest.fixture(scope="session")
+def champion(learner, tmp_path_factory) -> Path:
+    "The model folder of that checkout's champion, whatever was tried there since"
+    import mlflow
+    store, folder = f"sqlite:///{learner.path}/var/mlflow/mlflow.db", tmp_path_factory.mktemp("champion")
+    version = mlflow.MlflowClient(store).get_model_version_by_alias("house-prices-sample", "champion")
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder), tracking_uri=store))
 
 
 def pytest_configure(config):

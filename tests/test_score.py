@@ -13,6 +13,9 @@ import pytest
 from checkout import Checkout
 from pyarrow import parquet
 
+from housemlops.contract import load_contract
+from housemlops.evaluate import predict_prices
+
 pytestmark = pytest.mark.slow
 SCORE = """
 import json, sys
@@ -51,31 +54,32 @@ def repeated(sales: pd.DataFrame, rows: int, path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_every_price_is_that_of_the_evaluated_model(learner, sales, tmp_path, suffix):
+def test_every_price_is_that_of_the_champion(learner, champion, sales, tmp_path, suffix):
     source = tmp_path/f"sales.{suffix}"
     sales.to_csv(source, index=False) if suffix == "csv" else sales.to_parquet(source, index=False)
     code = "import json, sys; from housemlops.score import score; print(json.dumps(score(sys.argv[1])))"
     told = finished(program(learner, code, source))
+    release = json.loads((learner.path/"var/serve/current/model/release.json").read_text())
     read = pd.read_csv if suffix == "csv" else pd.read_parquet
-    scored, evaluated = read(told["out"]), pd.read_csv(learner.path/"var/latest/build/evaluate/predictions.csv")
-    assert told["rows"] == told["priced"] == len(sales) == len(evaluated) and told["warnings"] == {} and told["version"] == learner.build("promote/receipt.json")["champion_version"]
-    for name, output in {"predicted_price": "predicted", "predicted_low": "low", "predicted_high": "high"}.items():
+    scored, evaluated = read(told["out"]), predict_prices(champion, sales, load_contract("sample"))
+    assert told["rows"] == told["priced"] == len(sales) == len(evaluated) and told["warnings"] == {} and told["version"] == release["version"]
+    for name, output in {"predicted_price": "price", "predicted_low": "low", "predicted_high": "high"}.items():
         np.testing.assert_allclose(scored[name], evaluated[output], rtol=1e-4)
 
 
-def test_memory_does_not_grow_with_the_file(learner, sales, tmp_path):
+def test_memory_does_not_grow_with_the_file(learner, champion, sales, tmp_path):
     peaks = {}
     for rows in (20_000, 200_000):
         repeated(sales, rows, tmp_path/f"{rows}.parquet")
-        told, peaks[rows] = finished(program(learner, SCORE, learner.path/"var/latest/build/train/model", tmp_path/f"{rows}.parquet", tmp_path/f"{rows}.scored.parquet"))
+        told, peaks[rows] = finished(program(learner, SCORE, champion, tmp_path/f"{rows}.parquet", tmp_path/f"{rows}.scored.parquet"))
         assert told["rows"] == told["priced"] == rows == parquet.ParquetFile(told["out"]).metadata.num_rows
     assert peaks[200_000] < 1.2 * peaks[20_000] and peaks[200_000] < 600, peaks      # MB
 
 
-def test_a_killed_run_leaves_nothing_under_the_final_name(learner, sales, tmp_path):
+def test_a_killed_run_leaves_nothing_under_the_final_name(learner, champion, sales, tmp_path):
     source, target = tmp_path/"many.parquet", tmp_path/"many.scored.parquet"
     repeated(sales, 200_000, source)
-    process, end = program(learner, SCORE, learner.path/"var/latest/build/train/model", source, target), time.monotonic() + 60
+    process, end = program(learner, SCORE, champion, source, target), time.monotonic() + 60
     while not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".many*")) and time.monotonic() < end: time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -82,12 +82,12 @@ def server(release, tmp_path_factory):
     with Live(release, database_url=f"sqlite:///{tmp_path_factory.mktemp('log')}/predictions.db") as live: yield live
 
 
-def test_it_gives_the_evaluated_prices_whatever_the_letter_case(learner, server, houses):
+def test_it_gives_the_evaluated_prices_whatever_the_letter_case(learner, champion, server, houses):
     import pandas as pd
     from housemlops.contract import load_contract
     from housemlops.evaluate import predict_prices
     contract = load_contract("sample")
-    expected = predict_prices(learner.path/"var/latest/build/train/model", pd.read_parquet(learner.path/"var/latest/build/prepare/test.parquet"), contract)
+    expected = predict_prices(champion, pd.read_parquet(learner.path/"var/latest/build/prepare/test.parquet"), contract)
     texts = {name for name in contract.inputs if contract.columns[name].categories}
     for change in (str, str.upper, str.lower, str.swapcase, "  {}".format):
         bodies = [json.dumps({name: change(value) if name in texts else value for name, value in house.items()}) for house in houses]
