@@ -209,7 +209,9 @@ def run_serve(build: Path, # folder of the stages' outputs
     build, mlflow, receipt = Path(build), tracking(), read_json(Path(build)/"promote/receipt.json")
     with whole_folder(build/"serve") as folder:
         if receipt["champion_sha256"]: generate(mlflow, crowned(mlflow, receipt), folder)
-        else: write_json(folder/"model/release.json", {"title": load_contract(dataset).title, "version": None, "reasons": receipt["reasons"]})
+        else:
+            (folder/"model").mkdir()
+            write_json(folder/"model/release.json", {"title": load_contract(dataset).title, "version": None, "reasons": receipt["reasons"]})
     if receipt["champion_sha256"]: publish(build/"serve")
     return read_json(build/"serve/model/release.json")
 
