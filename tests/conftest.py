@@ -35,9 +35,12 @@ def learner(tmp_path_factory) -> Checkout:
 def champion(learner, tmp_path_factory) -> Path:
     "The model folder of that checkout's champion, whatever was tried there since"
     import mlflow
-    store, folder = f"sqlite:///{learner.path}/var/mlflow/mlflow.db", tmp_path_factory.mktemp("champion")
-    version = mlflow.MlflowClient(store).get_model_version_by_alias("house-prices-sample", "champion")
-    return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(folder), tracking_uri=store))
+    from housemlops.settings import folder_sha256
+    client, folder = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db"), tmp_path_factory.mktemp("champion")
+    version = client.get_model_version_by_alias("house-prices-sample", "champion")
+    model = Path(mlflow.artifacts.download_artifacts(client.get_model_version_download_uri(version.name, version.version), dst_path=str(folder)))
+    assert folder_sha256(model) == version.tags["model_sha256"]
+    return model
 
 
 def pytest_configure(config):
