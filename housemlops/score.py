@@ -26,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .contract import Column, Contract, cast_column, request_limits, spelling
+from .engine import open_graph
 from .ingest import read_json
 from .predict import clean_category, deriver, interval, reader
 from .promote import champion, download, registered_name
@@ -95,11 +96,8 @@ def open_model(model: Path, # MLflow model folder
                name: str, version: int,
               ) -> Pricer:
     "A model folder, ready to price tables on all cores"
-    import onnxruntime
     contract, plan, calibration = (read_json(model/f"artifacts/{fact}.json") for fact in ("contract", "plan", "interval"))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession((model/"artifacts/graph.onnx").read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = open_graph((model/"artifacts/graph.onnx").read_bytes())
     return Pricer(name, version, Contract(**contract), plan, calibration, session, ThreadPoolExecutor(os.cpu_count()))
 
 def registered_version(client, name: str, number: int | None): # -> ModelVersion

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from checkout import STAGES, Checkout, clone
 
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"]
+
 
 def find_tool(name: str) -> str:
     "The path of a program. Without it the test skips and says so, or fails where skips are not allowed."
@@ -21,6 +24,17 @@ def need():
     return find_tool
 
 
+@pytest.fixture(scope="module")
+def browser(need):
+    "Headless Chromium"
+    executable = need("chromium")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture(scope="session")
 def learner(tmp_path_factory) -> Checkout:
     "A checkout that has run the lifecycle once"
@@ -32,13 +46,13 @@ def learner(tmp_path_factory) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def champion(learner, tmp_path_factory) -> Path:
+def champion(learner) -> Path:
     "The model folder of that checkout's champion, whatever was tried there since"
     import mlflow
     from housemlops.settings import folder_sha256
-    client, folder = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db"), tmp_path_factory.mktemp("champion")
+    client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")
     version = client.get_model_version_by_alias("house-prices-sample", "champion")
-    model = Path(mlflow.artifacts.download_artifacts(client.get_model_version_download_uri(version.name, version.version), dst_path=str(folder)))
+    model = Path(client.get_model_version_download_uri(version.name, version.version).removeprefix("file://"))
     assert folder_sha256(model) == version.tags["model_sha256"]
     return model
 

@@ -4,7 +4,6 @@ import re
 from urllib.request import urlopen
 
 import pytest
-from test_site import CHROMIUM
 
 from housemlops.serve import running
 
@@ -17,16 +16,6 @@ BUTTON = "#house button.main"
 def address(learner):
     "A generated server, live."
     with running((learner.path/"var/serve/current").resolve()) as url: yield url
-
-
-@pytest.fixture(scope="module")
-def browser(need):
-    executable = need("chromium")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from housemlops.promote import record
 from housemlops.settings import folder_sha256, repo_root
 
 ROOT = repo_root()
-CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync"]
 
 
 def md5(text): return hashlib.md5(text.encode()).hexdigest()
@@ -199,16 +197,6 @@ def address(site):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser(need):
-    executable = need("chromium")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 def visit(browser, address, names, **context):
