@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['find_failures', 'find_repeats', 'sort_out', 'in_order', 'split_by_time', 'split_at_random', 'unseen', 'split',
-           'run_prepare', 'too_many', 'spans']
+           'run_prepare', 'with_months', 'too_many', 'spans']
 
 # %% ../nbs/prepare.ipynb #prepare-002
 from pathlib import Path
@@ -88,9 +88,9 @@ def split(sound: pd.DataFrame, contract: Contract, test_months: int, test_fracti
 
 # %% ../nbs/prepare.ipynb #prepare-019
 def run_prepare(build: Path, # folder of the stages' outputs
-                dataset: str, test_months: int, test_fraction: float, reference_rows: int, max_quarantined: float, seed: int,
+                dataset: str, test_months: int, test_fraction: float, max_quarantined: float, seed: int,
                ) -> dict: # how many rows went where
-    "Write the splits, the reference sample and the misfits to build/prepare; WorkbookError when too much is quarantined"
+    "Write the splits and the misfits to build/prepare; WorkbookError when too much is quarantined"
     contract, build = load_contract(dataset), Path(build)
     raw = pd.read_csv(build/"ingest/sales.csv", dtype=str, keep_default_na=False, index_col="row")
     sound, quarantine, flags = sort_out(raw, contract)
@@ -98,14 +98,17 @@ def run_prepare(build: Path, # folder of the stages' outputs
     if summary["quarantined"] > max_quarantined * len(raw): raise WorkbookError(too_many(quarantine, summary, max_quarantined))
     train, test = split(sound, contract, test_months, test_fraction, seed)
     summary["repeated"] = len(sound) - len(train) - len(test)
-    tables = {"train": train, "test": test, "reference": train.sample(min(reference_rows, len(train)), random_state=seed).sort_index()}
-    summary |= {name: len(table) for name, table in tables.items()} | spans(train, test, contract)
+    summary |= {"train": len(train), "test": len(test)} | spans(train, test, contract)
     with whole_folder(build/"prepare") as folder:
-        for name, table in tables.items(): table.to_parquet(folder/f"{name}.parquet")
-        quarantine.to_csv(folder/"quarantine.csv", index=False)
-        flags.to_csv(folder/"flags.csv", index=False)
+        for name, table in (("train", train), ("test", test)): table.to_parquet(folder/f"{name}.parquet")
+        for name, misfits in (("quarantine", quarantine), ("flags", flags)): with_months(misfits, raw, contract).to_csv(folder/f"{name}.csv", index=False)
         write_json(folder/"summary.json", summary)
     return summary
+
+def with_months(misfits: pd.DataFrame, raw: pd.DataFrame, contract: Contract) -> pd.DataFrame: # and month
+    "Misfits with the month of their sale, empty where it cannot be told"
+    months = sale_months(raw, contract)
+    return misfits.assign(month="" if months is None else months.reindex(misfits["row"]).to_numpy())
 
 def too_many(quarantine: pd.DataFrame, summary: dict, most: float) -> str:
     "The sentence for a ledger of which too much does not fit"

@@ -582,8 +582,9 @@ def settle_description(path: Path, # MLmodel
     with path.open("w", encoding="utf-8") as file: yaml.dump(text, file)
 
 def model_source(summary: dict) -> dict: # from the stage `prepare`
-    "The data a model has learned from"
-    return {name: summary["source"][name] for name in ("dataset", "as_of", "data_md5")} | {"train_rows": summary["train"]}
+    "The data a model has learned from, and the first and last month of it where sales have dates"
+    known = {name: summary["source"][name] for name in ("dataset", "as_of", "data_md5")}
+    return known | {"train_rows": summary["train"]} | {name: value for name, value in summary.items() if name == "train_months"}
 
 # %% ../nbs/train.ipynb #train-071
 def log_training(mlflow, model: Path, # folder
