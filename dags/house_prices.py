@@ -1,6 +1,6 @@
-"The Airflow DAG house_prices: one task per stage of dvc.yaml."
+"The Airflow DAGs: a month watched, a retraining when one is asked for, the whole lifecycle on demand; their tasks are stages of dvc.yaml."
 from pathlib import Path
 
-from housemlops.orchestrate import build_dag
+from housemlops.history import build_dags
 
-dag = build_dag(Path(__file__).resolve().parent.parent)
+watch, learn, lifecycle = build_dags(Path(__file__).resolve().parent.parent)

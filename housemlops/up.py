@@ -77,7 +77,7 @@ def airflow_services(
     parts = {"scheduler": ["--skip-serve-logs"], "dag-processor": [], "triggerer": ["--skip-serve-logs"]}
     return [
         Service("airflow", [*airflow, "api-server", "--host", "127.0.0.1", "--port", str(port)], "Airflow",
-                "Runs the stages in order, on a schedule or when you ask", local(port, "/dags/house_prices"), part="metadatabase", **shared),
+                "Runs the stages in order, on a schedule or when you ask", local(port, "/dags/house_prices_lifecycle"), part="metadatabase", **shared),
         *(Service(name, [*airflow, name, *options], part=name.replace("-", "_"), of="airflow", **shared)
           for name, options in parts.items())]
 

@@ -71,30 +71,62 @@ def insert_cell(notebook, source, at=-1):
 # The DAG
 
 @pytest.fixture(scope="module")
-def dag(tmp_path_factory):
+def dags(tmp_path_factory):
     os.environ["HOUSEMLOPS_PATHS_STATE"] = str(tmp_path_factory.mktemp("state"))
     os.environ.update(orchestrate.airflow_environment(ROOT))
     from airflow.dag_processing.dagbag import DagBag
     bag = DagBag(ROOT/"dags", safe_mode=True)
     del os.environ["HOUSEMLOPS_PATHS_STATE"]
     assert bag.import_errors == {}
-    return bag.dags["house_prices"]
+    return bag.dags
 
 
-def test_dag_has_the_stages_and_edges_of_dvc_yaml(dag):
-    assert list(dag.task_dict) == list(STAGES)
-    assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {name: set(before) for name, before in STAGES.items()}
+def upstream(dag): return {task.task_id: task.upstream_task_ids for task in dag.tasks}
 
 
-def test_dag_is_scheduled_monthly_and_documented(dag):
-    assert (dag.catchup, dag.is_paused_upon_creation) == (False, False)
-    assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("0 0 1 * *", "UTC")
-    assert all(task.doc_md.startswith("# ") for task in dag.tasks)
+def test_the_lifecycle_has_the_stages_and_edges_of_dvc_yaml(dags):
+    assert set(dags) == {"house_prices", "house_prices_retrain", "house_prices_lifecycle"}
+    assert list(dags["house_prices_lifecycle"].task_dict) == list(STAGES)
+    assert upstream(dags["house_prices_lifecycle"]) == {name: set(before) for name, before in STAGES.items()}
 
 
-def test_every_task_links_to_its_notebook_after_serialisation(dag):
+def test_watching_and_learning_are_selections_of_the_same_graph(dags):
+    watch, learn = upstream(dags["house_prices"]), upstream(dags["house_prices_retrain"])
+    assert watch == {"ingest": set(), "prepare": {"ingest"}, "monitor": {"prepare"}}
+    assert learn == {name: set(STAGES[name]) for name in STAGES if name != "monitor"}
+    stages = orchestrate.pipeline(ROOT)
+    assert {name for name in stages if stages[name].get("meta") == {"loop": "learn"}} == {*learn} - {*watch}
+
+
+def test_dags_are_scheduled_and_documented(dags):
+    assert {(dag.catchup, dag.is_paused_upon_creation) for dag in dags.values()} == {(False, False)}
+    assert (dags["house_prices"].timetable.expression, str(dags["house_prices"].timetable.timezone)) == ("0 0 1 * *", "UTC")
+    assert [asset.name for asset in dags["house_prices_retrain"].timetable.asset_condition.objects] == [orchestrate.ASKED]
+    assert dags["house_prices_retrain"].max_active_runs == 1
+    assert not dags["house_prices_lifecycle"].timetable.can_be_scheduled
+    assert all(task.doc_md.startswith("# ") for dag in dags.values() for task in dag.tasks)
+
+
+def test_only_the_last_stage_of_a_month_waits_for_the_month_before_and_asks(dags):
+    assert [task.task_id for dag in dags.values() for task in dag.tasks if task.depends_on_past] == ["monitor"]
+    assert [outlet.name for dag in dags.values() for task in dag.tasks for outlet in task.outlets] == [orchestrate.ASKED]
+
+
+def test_learning_comes_before_watching_and_watching_before_preparing(dags):
+    watch, learn = ([task.priority_weight for task in dags[name].tasks] for name in ("house_prices", "house_prices_retrain"))
+    assert watch == sorted(set(watch)) and max(watch) < min(learn)
+    assert {task.weight_rule for dag in dags.values() for task in dag.tasks} == {"absolute"}
+
+
+def test_the_schedule_ends_where_the_settings_say(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path))
+    monkeypatch.setenv("HOUSEMLOPS_AIRFLOW_UNTIL", "2010-07")
+    assert str(orchestrate.build_dag(ROOT, "until", "watch").end_date)[:7] == "2010-07"
+
+
+def test_every_task_links_to_its_notebook_after_serialisation(dags):
     from airflow.serialization.serialized_objects import DagSerialization
-    tasks = DagSerialization.to_dict(dag)["dag"]["tasks"]
+    tasks = [task for dag in dags.values() for task in DagSerialization.to_dict(dag)["dag"]["tasks"]]
     assert all(task["__var"]["_operator_extra_links"] == {"Executed notebook": "_link_ExecutedNotebook"} for task in tasks)
 
 
@@ -212,6 +244,24 @@ def test_old_finished_workspaces_go(house, monkeypatch):
         orchestrate.finish_workspace(house, work)
     assert [work.exists() for work in made] == [False, True, True]
     assert (house/"var/latest").resolve() == made[-1]
+
+
+def test_a_month_is_finished_without_becoming_the_latest(house):
+    latest = (house/"var/latest").resolve()
+    work = workspace(house, "month")
+    orchestrate.finish_workspace(house, work, latest=False)
+    assert (work/"finished").exists() and (house/"var/latest").resolve() == latest
+
+
+def test_runs_of_one_snapshot_share_its_code_whatever_is_edited_meanwhile(edits):
+    (edits/"params.yaml").write_text((edits/"params.yaml").read_text().replace("test_months: 12", "test_months: 9"))
+    taken = orchestrate.snapshot(edits)
+    first = orchestrate.make_workspace(edits, "shared-1", "2009-01", edits=True, taken=taken)
+    (edits/"params.yaml").write_text((edits/"params.yaml").read_text().replace("test_months: 9", "test_months: 6"))
+    second = orchestrate.make_workspace(edits, "shared-2", "2009-02", edits=True, taken=taken)
+    read = lambda work: {path.relative_to(work).as_posix(): path.read_bytes() for name in ("nbs", "housemlops") for path in (work/name).rglob("*") if path.is_file()}
+    assert read(first) == read(second) and "test_months: 9" in (second/"params.yaml").read_text()
+    assert orchestrate.code_lineage(second) | {"lifecycle": ""} == orchestrate.code_lineage(first) | {"lifecycle": ""}
 
 
 def test_a_folder_without_git_or_commit_is_refused(tmp_path):
