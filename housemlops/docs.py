@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'GAP', 'DIRECTIVE', 'OPEN_SOURCE', 'lifecycle', 'imported_rooms', 'support_rooms', 'beams', 'room_lines',
-           'fill', 'lifecycle_svg', 'save_picture', 'page_cell', 'exported_names', 'link_names', 'site_anchor',
-           'site_target', 'link_files', 'inline_picture', 'title_and_summary', 'read_notebook', 'comments_by_line',
+           'lifecycle_svg', 'save_picture', 'page_cell', 'exported_names', 'link_names', 'site_anchor', 'site_target',
+           'link_files', 'inline_picture', 'title_and_summary', 'read_notebook', 'comments_by_line',
            'written_arguments', 'docments_rows', 'plain_rst', 'docments_table', 'mathml', 'licence_statements',
-           'licence', 'tools', 'unlicensed', 'read_yaml', 'read_json', 'read_run', 'handovers', 'released', 'decided',
-           'same', 'deploy_claims', 'together_claims', 'claims', 'show_number', 'cards', 'offline', 'run_pages',
-           'size_note', 'links_line', 'gather', 'notebook_page', 'page_table', 'api_page', 'all_pages', 'write_pages',
+           'licence', 'tools', 'unlicensed', 'read_yaml', 'read_run', 'handovers', 'released', 'decided', 'same',
+           'deploy_claims', 'together_claims', 'claims', 'cards', 'run_pages', 'size_note', 'links_line', 'histories',
+           'stamps', 'gather', 'notebook_page', 'page_table', 'api_page', 'inlined', 'all_pages', 'write_pages',
            'sphinx', 'fingerprint', 'build_docs']
 
 # %% ../nbs/docs.ipynb #docs-002
@@ -30,9 +30,10 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .orchestrate import graph, listed, pipeline
+from .orchestrate import graph, listed, loops, pipeline
 from .promote import read_promotions
 from .settings import WorkbookError, file_sha256, folder_sha256, repo_root, settings, whole_folder
+from .timeline import fill, history_body, offline, read_json, read_months, show_number, write_month_pages
 
 # %% ../nbs/docs.ipynb #docs-005
 def lifecycle(
@@ -90,17 +91,6 @@ def room_lines(
     words = stage.get("desc") or ", ".join(outs)
     return textwrap.wrap(re.sub(r"\$\{(\w+)\}", r"<\1>", words), 15, break_on_hyphens=False)
 
-def fill(
-    root: Path, # repository
-    template: str, # file in nbs/site
-    /,
-    **values, # what the template names
-) -> str: # filled in
-    "Fill in a template of the site."
-    from jinja2 import Environment, FileSystemLoader
-    loader = FileSystemLoader(root/"nbs/site")
-    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True).get_template(template).render(values)
-
 # %% ../nbs/docs.ipynb #docs-015
 def lifecycle_svg(
     root: Path | None = None, # repository; found when not given
@@ -111,7 +101,8 @@ def lifecycle_svg(
     needs = graph(stages)
     span = max((i - list(stages).index(source) for i, name in enumerate(stages) for source in needs[name]), default=1)
     floor = 12 if span == 1 else 30 + 18*span
-    rooms = [{"name": name, "lines": [escape(line) for line in room_lines(stage)], "x": 8 + i*(ROOM + GAP),
+    loop = {name: (stage.get("meta") or {}).get("loop") for name, stage in stages.items()}
+    rooms = [{"name": name, "when": ("when asked" if loop[name] == "learn" else "every month") if any(loop.values()) else "", "lines": [escape(line) for line in room_lines(stage)], "x": 8 + i*(ROOM + GAP),
               "middle": 8 + i*(ROOM + GAP) + ROOM//2, "door": name in needs.get(following, ())}
              for i, (name, stage, following) in enumerate(zip(stages, stages.values(), [*list(stages)[1:], ""]))]
     height = 66 + 17*max((len(room["lines"]) for room in rooms), default=0)
@@ -327,12 +318,6 @@ def read_yaml(
     from ruamel.yaml import YAML
     return (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
-def read_json(
-    path: Path, # need not exist
-) -> dict: # empty when there is nothing
-    "The content of a JSON file."
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
 def read_run(
     run: Path, # workspace of a finished run; need not exist
 ) -> dict: # what it left behind
@@ -407,15 +392,6 @@ def claims(
     return {"deploy": deploy_claims(facts, stages, release), "together": together_claims(facts, release)}
 
 # %% ../nbs/docs.ipynb #docs-061
-def show_number(
-    value: float | int | list | None, # a metric, or the two ends of a limit
-) -> str: # for people
-    "A metric as people write it."
-    if isinstance(value, list): return " to ".join(map(show_number, value))
-    if not isinstance(value, (int, float)): return "–"
-    if abs(value) >= 1e7: return f"{value/1e6:,.0f} M"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
-
 def cards(
     facts: dict, # of a run
 ) -> list[tuple[str, str, str]]: # label, value, note
@@ -430,13 +406,6 @@ def cards(
     return found + champion + drift
 
 # %% ../nbs/docs.ipynb #docs-064
-def offline(
-    page: str, # HTML
-) -> str: # HTML
-    "Take out what a page would load from another host, and give it the site's icon."
-    silent = re.sub(r"""(?is)<script[^>]*\ssrc=["']https?://[^>]*>\s*</script>|<link[^>]*\shref=["']https?://[^>]*>""", "", page)
-    return re.sub("(?i)<head>", '<head><link rel="icon" href="../_static/logo.svg">', silent, count=1)
-
 def run_pages(
     run: Path, # workspace of a finished run
 ) -> dict[str, Path]: # name on the site -> file of the run
@@ -467,6 +436,20 @@ def links_line(
     return ":::{container} page-links\n" + " · ".join(links) + "\n:::"
 
 # %% ../nbs/docs.ipynb #docs-070
+def histories(
+    state: Path, # state folder
+) -> dict[str, Path]: # name on the site -> history folder
+    "The histories that have a month."
+    return {name: path for name, path in {"replay": state/"replay/history", "schedule": state/"history"}.items() if read_months(path)}
+
+def stamps(
+    folders: dict[str, Path], # of `histories`
+) -> str: # a line for each file
+    "Names, sizes and times of the files of the histories."
+    files = [(name, path.relative_to(folder).as_posix(), path.stat()) for name, folder in folders.items() for path in sorted(folder.rglob("*")) if path.is_file()]
+    return "".join(f"{name}/{path} {found.st_size} {found.st_mtime_ns}\n" for name, path, found in files)
+
+# %% ../nbs/docs.ipynb #docs-073
 def gather(
     root: Path, # repository
     run: Path, # workspace of the latest run; need not exist
@@ -476,12 +459,12 @@ def gather(
     stages, rooms, facts, state = lifecycle(root), support_rooms(root), read_run(run), settings(root).paths.state
     facts["decisions"] = decided(state/"promotions.jsonl", facts["receipt"].get("model_name"))
     return {"root": root, "notebooks": notebooks, "about": {name: title_and_summary(book) for name, book in notebooks.items()},
-            "stages": stages, "needs": graph(stages), "rooms": rooms, "svg": lifecycle_svg(root), "names": exported_names(root),
+            "stages": stages, "needs": graph(stages), "loops": loops(stages), "rooms": rooms, "svg": lifecycle_svg(root), "names": exported_names(root),
             "modules": [name for name in [*stages, *rooms] if (root/f"housemlops/{name}.py").exists()],
-            "facts": facts, "as_of": facts["params"].get("as_of", ""), "reports": run_pages(run), "cards": cards(facts),
+            "facts": facts, "histories": histories(state), "as_of": facts["params"].get("as_of", ""), "reports": run_pages(run), "cards": cards(facts),
             "claims": claims(facts, stages, released(state)), "handovers": handovers(facts["lock"])}
 
-# %% ../nbs/docs.ipynb #docs-073
+# %% ../nbs/docs.ipynb #docs-076
 def notebook_page(
     name: str, # of a notebook
     house: dict, # what `gather` found
@@ -496,7 +479,7 @@ def notebook_page(
     cells[0]["source"] = f"{cells[0]['source'][:cut]}\n{below}\n\n{cells[0]['source'][cut:]}"
     return json.dumps({**notebook, "metadata": {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}, "cells": cells})
 
-# %% ../nbs/docs.ipynb #docs-076
+# %% ../nbs/docs.ipynb #docs-079
 def page_table(
     pages: dict[str, tuple[str, str]], # file name -> title and summary
 ) -> str: # markdown
@@ -514,6 +497,12 @@ def api_page(
     words = f"Exported from the notebook [{title}](../{name}.ipynb), where each function is developed and tested."
     return f"# housemlops.{name}\n\n{words}\n\n```{{eval-rst}}\n.. automodule:: housemlops.{name}\n```\n"
 
+def inlined(
+    path: Path, # a picture; need not exist
+) -> str: # SVG, empty when there is none
+    "A committed picture, to be put into a page."
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
 def all_pages(
     house: dict, # what `gather` found
 ) -> dict[str, str]: # file name -> content
@@ -521,12 +510,14 @@ def all_pages(
     root, about = house["root"], house["about"]
     data = root/"data/README.md"
     words = link_files(data.read_text(encoding="utf-8"), data.parent, root) if data.exists() else "# Data\n\nNothing is written here yet."
-    values = {**house, "page_table": page_table, "show_number": show_number, "size_note": size_note, "tools": tools(root), "packages": unlicensed()}
+    values = {**house, "page_table": page_table, "show_number": show_number, "size_note": size_note, "tools": tools(root), "packages": unlicensed(),
+              "months": {name: history_body(path, read_months(path), root, f"months/{name}/", f"{name}-", level=3) for name, path in house["histories"].items()},
+              "example": inlined(root/"nbs/site/history.svg")}
     templates = {path.name: fill(root, f"pages/{path.name}", **values) for path in sorted((root/"nbs/site/pages").glob("*.md"))}
     api = {f"api/{name}.md": api_page(name, about[name][0]) for name in house["modules"]}
     return {**{f"{name}.ipynb": notebook_page(name, house) for name in about}, **api, **templates, "data.md": words}
 
-# %% ../nbs/docs.ipynb #docs-079
+# %% ../nbs/docs.ipynb #docs-082
 def write_pages(
     pages: dict[str, str], # file name -> content
     reports: dict[str, Path], # name on the site -> file of the run
@@ -544,7 +535,7 @@ def write_pages(
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).write_bytes(content)
 
-# %% ../nbs/docs.ipynb #docs-081
+# %% ../nbs/docs.ipynb #docs-084
 def sphinx(
     folder: Path, # holds `source` and `extra`
     out: Path, # receives the site
@@ -560,7 +551,7 @@ def sphinx(
         said = done.stderr.replace(f"{folder/'source'}/", "").strip()
         raise WorkbookError(f"The site was not built, because Sphinx warns:\n{said}")
 
-# %% ../nbs/docs.ipynb #docs-083
+# %% ../nbs/docs.ipynb #docs-086
 def fingerprint(
     folder: Path, # staged pages
     root: Path, # repository
@@ -586,8 +577,12 @@ def build_docs(
     with TemporaryDirectory(prefix="docs-", dir=state) as scratch:
         house = gather(root, run)
         write_pages(all_pages(house), house["reports"], Path(scratch), root)
+        (Path(scratch)/"months.txt").write_text(stamps(house["histories"]))
         mark = fingerprint(Path(scratch), root)
         if (site/"built-from.txt").is_file() and (site/"built-from.txt").read_text() == mark: return site
+        style = (root/"nbs/site/static/history.css").read_text(encoding="utf-8")
+        for name, path in house["histories"].items():
+            write_month_pages(path, read_months(path), Path(scratch)/f"extra/months/{name}", style, icon="../../_static/logo.svg")
         with whole_folder(site) as draft:
             sphinx(Path(scratch), draft, root)
             (draft/"built-from.txt").write_text(mark)

@@ -1,6 +1,7 @@
 """The documentation site: complete, in order, without dead links, and silent on the network."""
 import hashlib
 import json
+import shutil
 import threading
 from functools import partial
 from html.parser import HTMLParser
@@ -12,7 +13,8 @@ import pytest
 from housemlops.docs import all_pages, build_docs, claims, gather, lifecycle, lifecycle_svg, support_rooms
 from housemlops.orchestrate import listed
 from housemlops.promote import record
-from housemlops.settings import folder_sha256, repo_root
+from housemlops.settings import WorkbookError, folder_sha256, repo_root
+from housemlops.timeline import read_months, write_history
 
 ROOT = repo_root()
 
@@ -67,8 +69,47 @@ def run(tmp_path_factory, state):
     return folder
 
 
+MAE = {"2008-11": 12_900.0, "2008-12": 19_400.0, "2009-01": None}     # of the sales of a month; the prices of the newest are not known yet
+
+
+def known_after(month):
+    "What the verdict of a month can say of its window: the prices of its newest month are revealed a month later."
+    return [{"month": each, "rows": 90, "labelled": 90*(each < month), "mae": MAE[each] if each < month else None,
+             "coverage": 0.9 if each < month else None, "version": 1} for each in MAE if each <= month]
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, run):
+def months(state):
+    "A replay of four months: all clear and nothing known yet; an alarm and a refusal; too few sales; nothing but a promotion."
+    folder = state/"replay/history"
+    def put(name, content):
+        path = folder/name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    fine = {"complete": True, "verdict": "ok", "alarm": False, "retrain": False, "reasons": ["all is well"], "rows": 90, "labelled": 0, "tested": 75, "naive": 7,
+            "drifted": [], "mae": None, "mae_low": None, "mae_high": None, "expected_mae": 13_000.0, "coverage": None, "level": 0.9, "version": 1}
+    put("2008-11/verdict.json", fine | {"month": "2008-11", "months": known_after("2008-11")})
+    put("2008-12/verdict.json", fine | {"month": "2008-12", "months": known_after("2008-12"), "verdict": "drift", "alarm": True, "retrain": True, "mae": 12_900.0,
+                                        "mae_low": 11_000.0, "mae_high": 15_000.0, "coverage": 0.9, "drifted": ["price<per>foot"], "reasons": ["price<per>foot has drifted"]})
+    put("2009-01/verdict.json", {"month": "2009-01", "verdict": "insufficient data", "alarm": False, "reasons": ["9 sales are too few"], "rows": 9, "complete": False,
+                                 "months": known_after("2009-01")})
+    put("2009-02/verdict.json", fine | {"month": "2009-02", "months": [], "verdict": "degraded", "alarm": True})
+    for month in ("2008-11", "2008-12", "2009-01", "2009-02"):
+        put(f"{month}/run.json", {"month": month, "asked": month in ("2008-12", "2009-02"), "why_not": "", "commit": "c0ffee", "seconds": {"total": 3},
+                                  "mlflow": {"monitor": {"experiment_id": "7", "run_id": "f00d"}}})
+        style = "p {color: black} "*1000
+        put(f"{month}/report.html", f"<head><script src='https://cdn.example/plot.js'></script></head><style>{style}</style><p>report of {month}")
+        put(f"{month}/monitor.html", f"<head></head><style type=\"text/css\">{style}</style><p>executed for {month}")
+    put("2008-12/retraining.json", {"month": "2008-12", "as_of": "2008-11", "promoted": False, "failed": "", "reasons": ["MAE is 15,766, and at most 14,000 is asked"],
+                                    "metrics": {"mae": 15_766.0}, "champion_version": 1, "duel": None})
+    put("2008-12/retraining/card.md", "# Model card\n\n| a | b |\n|---|---|\n| <script>alert(1)</script> | 2 |\n")
+    put("2009-02/retraining.json", {"month": "2009-02", "as_of": "2009-01", "promoted": True, "failed": "", "reasons": [], "metrics": {"mae": 12_500.0}, "champion_version": 2,
+                                    "duel": {"rows": 240, "mae": 12_500, "champion_mae": 13_900, "change": -0.1, "low": -0.15, "high": -0.05, "confidence": 0.9}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, run, months):
     "The site, built once; any warning of Sphinx is an error here."
     return build_docs(out=tmp_path_factory.mktemp("built")/"site", run=run)
 
@@ -163,6 +204,60 @@ def test_evidence_before_the_first_run(tmp_path):
     assert "mlflow" in pages["evidence.md"]
 
 
+def test_months_are_a_page(site, months):
+    text = (site/"months.html").read_text(encoding="utf-8")
+    for part in ("12,900", "19,400", "at most 14,000 is asked", "-10.0%", "insufficient data", "incomplete month", "#/experiments/7/runs/f00d"): assert part in text
+    assert "price&lt;per&gt;foot" in text and "price<per>foot" not in text
+    assert (site/"months/replay/2008-12/report.html").exists() and "replay-history" not in text.split("<main", 1)[1].split("</main>")[0]
+    card = (site/"months/replay/2008-12/retraining/card.html").read_text(encoding="utf-8")
+    assert "<table>" in card and "<script>" not in card
+
+
+def test_months_know_the_truth_later(months):
+    "A month's error is found in the verdicts after it, and a month that nobody has looked at is a gap."
+    found = {month["month"]: month for month in read_months(months)}
+    assert list(found) == ["2008-11", "2008-12", "2009-01", "2009-02"]
+    assert found["2008-11"]["verdict"]["mae"] is None and [found[month]["sales"].get("mae") for month in found] == [12_900, 19_400, None, None]
+
+
+@pytest.mark.parametrize("damage", ["one month", "no price yet", "a gap", "only a verdict", "an empty folder"])
+def test_months_in_any_state_are_a_page(months, tmp_path, damage):
+    shutil.copytree(months, folder := tmp_path/"history")
+    if damage == "one month":
+        for month in ("2008-12", "2009-01", "2009-02"): shutil.rmtree(folder/month)
+    if damage == "no price yet":
+        for path in folder.glob("*/verdict.json"): path.write_text(json.dumps(json.loads(path.read_text()) | {"months": [], "mae": None, "expected_mae": None, "coverage": None, "level": None}))
+    if damage == "a gap": shutil.rmtree(folder/"2009-01")
+    if damage == "only a verdict": [path.unlink() for path in folder.glob("*/r*.json")]
+    if damage == "an empty folder":
+        shutil.rmtree(folder/"2009-02")
+        (folder/"2009-02").mkdir()
+    page = write_history(folder, tmp_path/"page")
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<tbody") == (1 if damage == "one month" else 4) and "None" not in text and "nan" not in text.lower().replace("finance", "")
+    assert ("… not looked at yet<" in text) == (damage in ("a gap", "an empty folder"))
+
+
+def test_months_that_do_not_exist_are_named(tmp_path):
+    with pytest.raises(WorkbookError, match="replay-history"): write_history(tmp_path/"nowhere", tmp_path/"page")
+    assert not (tmp_path/"page").exists()
+
+
+def test_months_share_what_is_the_same(months, tmp_path):
+    "Eight pages with the same style carry it once, and none of them asks another host."
+    page = write_history(months, tmp_path/"page")
+    before = page.read_bytes()
+    assert len(list(page.parent.glob("shared/*"))) == 1 and not any("https://" in path.read_text() for path in page.parent.rglob("*.html"))
+    assert write_history(months, tmp_path/"page").read_bytes() == before
+    links = [link for link in Page(page).links if not urlsplit(link).scheme]
+    assert all((page.parent/link.partition("#")[0]).is_file() if link[0] != "#" else link[1:] in Page(page).anchors for link in links) and len(links) > 12
+
+
+def test_the_site_says_how_to_get_months(tmp_path):
+    page = all_pages(gather(ROOT, tmp_path/"nowhere") | {"histories": {}})["months.md"]
+    assert "housemlops replay-history --from 2008-01 --to 2010-07" in page
+
+
 def test_units_reach_the_api_pages(site):
     text = (site/"api/settings.html").read_text(encoding="utf-8")
     assert "64 hexadecimal digits" in text and "docments" in text
@@ -223,6 +318,32 @@ def test_every_page_opens_quietly(site, address, browser, width, scheme):
     page.goto(f"{address}/index.html")
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     assert not wrong
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width, scheme", [(1400, "light"), (400, "dark")])
+def test_the_page_of_the_months_stands_alone(months, tmp_path, browser, width, scheme):
+    "From the disk, without a server: quiet, no wider than a phone, a picture with a name, and a table that a month of the picture leads to."
+    page = write_history(months, tmp_path/"page").as_uri()
+    wrong, view = visit(browser, page.removesuffix("/index.html"), ["index.html"], viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert not wrong
+    assert view.get_by_role("img", name="The months from 2008-11 to 2009-02").count() == 1
+    paper, ink = view.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    assert contrast(paper, ink) > 7
+    muted = view.evaluate("getComputedStyle(document.querySelector('.history small')).color")
+    signs = view.evaluate("[...document.querySelectorAll('.sign, .history a')].map(each => getComputedStyle(each).color)")
+    assert min(contrast(paper, colour) for colour in [muted, *(colour for colour in signs if colour.startswith("rgb("))]) > 4.5
+    view.locator("svg a").nth(1).dispatch_event("click")
+    assert view.url.endswith("#m2008-12") and view.locator("tbody:target").inner_text().startswith("2008-12")
+
+
+def contrast(one, other):
+    "The contrast of two colours, as WCAG defines it."
+    def light(colour):
+        parts = [int(part)/255 for part in colour[colour.index("(") + 1:-1].split(",")[:3]]
+        return sum(weight*(part/12.92 if part <= 0.04045 else ((part + 0.055)/1.055)**2.4) for weight, part in zip((0.2126, 0.7152, 0.0722), parts))
+    bright, dark = sorted((light(one), light(other)), reverse=True)
+    return (bright + 0.05)/(dark + 0.05)
 
 
 @pytest.mark.browser

@@ -32,19 +32,19 @@ python_display_short_literal_types = True
 
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["static"]
-html_css_files = ["site.css"]
+html_css_files = ["site.css", "history.css"]
 html_js_files = [("site.js", {"defer": "defer"})]
 html_logo = html_favicon = "static/logo.svg"
 html_show_sourcelink = False
 html_copy_source = True  # the search shows excerpts of it
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "data": [], "evidence": []}
+html_sidebars = {"index": [], "data": [], "months": [], "evidence": []}
 html_theme_options = {
     "logo": {"text": "housemlops", "alt_text": "housemlops, home"},
     "show_prev_next": True,
     "show_nav_level": 2,
-    "header_links_before_dropdown": 6,
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "months": []},
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
     "pygments_light_style": "a11y-high-contrast-light",
