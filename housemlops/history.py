@@ -335,14 +335,13 @@ def start_over(
     root: Path, # checkout
     identity: dict,
 ):
-    "Forget an earlier replay: its months, its champion, its answers."
-    from housemlops.promote import development_name, registered_name
-    state, dataset, mlflow = settings(root).paths.state, params(root)["dataset"], tracking(settings(root))
+    "Forget an earlier replay: its months, its champions, its answers. Versions in development stay: results in DVC's cache name them."
+    from housemlops.promote import registered_name
+    state, name, client = settings(root).paths.state, registered_name(params(root)["dataset"]), tracking(settings(root)).MlflowClient()
     for path in state.iterdir():
         if path.name not in ("airflow", "running.lock"): shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     git("worktree", "prune", root=root)
-    for name in (registered_name(dataset), development_name(dataset)):
-        if mlflow.MlflowClient().search_registered_models(f"name = '{name}'"): mlflow.MlflowClient().delete_registered_model(name)
+    if client.search_registered_models(f"name = '{name}'"): client.delete_registered_model(name)
     if identity["uncommitted"]: git("update-ref", "refs/housemlops/replay", identity["commit"], root=root)
     write_note(state/"replay.json", identity)
 
