@@ -442,6 +442,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.start_live': ('orchestrate.html#start_live', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.start_once': ('orchestrate.html#start_once', 'housemlops/orchestrate.py'),
+                                        'housemlops.orchestrate.steady': ('orchestrate.html#steady', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.strip_outputs': ( 'orchestrate.html#strip_outputs',
                                                                                   'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.summarise': ('orchestrate.html#summarise', 'housemlops/orchestrate.py'),

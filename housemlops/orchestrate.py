@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'ASKED', 'MARKS', 'pipeline', 'listed', 'inside', 'graph', 'part', 'ancestors', 'loops',
            'stage_parameters', 'read_notebook', 'parameter_lines', 'declared', 'defaults', 'check_parameters',
-           'cell_line', 'engine', 'StageFailed', 'check_executed', 'scrub', 'normalise', 'as_html', 'failure',
+           'cell_line', 'engine', 'StageFailed', 'check_executed', 'scrub', 'steady', 'normalise', 'as_html', 'failure',
            'execute', 'git', 'inputs', 'code_lineage', 'data_md5', 'lineage_tags', 'tracked', 'skip_grammar',
            'write_report', 'run_stage', 'sample_key', 'relocate', 'move_in', 'build_sample', 'kept_sample',
            'copy_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs', 'export_package', 'ready_sources',
@@ -227,6 +227,15 @@ def scrub(
     for place, name in places.items(): value = value.replace(place, name)
     return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x…", value)
 
+def steady(
+    output: dict, # of a cell, scrubbed
+) -> dict: # the same, with names that follow from the content
+    "Replace the random names that pandas gives to styled tables."
+    text = json.dumps(output)
+    for name in dict.fromkeys(re.findall(r"#T_([0-9a-f]{5})_", text)):
+        text = text.replace(f"T_{name}", f"T_{hashlib.md5(text.replace(name, '').encode()).hexdigest()[:5]}")
+    return json.loads(text)
+
 def normalise(
     notebook: dict, # executed, changed in place
     places: dict[str, str], # absolute folder -> what to write instead
@@ -238,7 +247,7 @@ def normalise(
         tags = cell["metadata"].get("tags")
         cell["metadata"] = {"tags": tags} if tags else {}
         if "injected-parameters" in (tags or []): cell["id"] = "injected-parameters"
-        for output in cell.get("outputs", []): output.update(scrub(dict(output), places))
+        for output in cell.get("outputs", []): output.update(steady(scrub(dict(output), places)))
     return notebook
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-029

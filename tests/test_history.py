@@ -1,6 +1,5 @@
 "The time machine on the sample: months in parallel and one after the other, killed and taken up again, a retraining asked for by an event."
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
