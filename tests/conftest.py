@@ -1,10 +1,12 @@
 """What the tests share: a visible skip for a missing tool, and the markers."""
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from checkout import STAGES, Checkout, clone
+from checkout import ROOT, STAGES, Checkout, clone
 
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]
@@ -43,6 +45,15 @@ def learner(tmp_path_factory) -> Checkout:
     assert done == dict.fromkeys(STAGES, "ran"), text
     checkout.first, checkout.first_text = checkout.outs(), text
     return checkout
+
+
+@pytest.fixture(scope="session")
+def ledgers(tmp_path_factory) -> Path:
+    "The folder data/ of a fresh clone, after `dvc pull -R data`; for reading"
+    path = tmp_path_factory.mktemp("ledgers")/"clone"
+    subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet", "--recursive", "data"], cwd=path, check=True)
+    return path/"data"
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ def answers(sales, contract, seed=0):
 
 class World:
     "A ledger, what a champion learned from, and a window of sales that it has not seen"
-    def __init__(self, dataset: str, as_of: str = "2010-07", delay: int = 1):
-        self.contract, path = load_contract(dataset), repo_root()/f"data/{dataset}.csv"
+    def __init__(self, ledgers: Path, dataset: str, as_of: str = "2010-07", delay: int = 1):
+        self.contract, path = load_contract(dataset), ledgers/f"{dataset}.csv"
         raw = pd.read_csv(path, dtype=str, keep_default_na=False)
         raw.index.name = "row"
         sales = sort_out(raw, self.contract)[0]
@@ -61,11 +61,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def ames(): return World("ames")
+def ames(ledgers): return World(ledgers, "ames")
 
 
 @pytest.fixture(scope="module")
-def windsor(): return World("windsor")
+def windsor(ledgers): return World(ledgers, "windsor")
 
 
 def test_a_month_like_the_others_is_no_alarm(ames, windsor):
@@ -150,8 +150,8 @@ def test_age_and_incomplete_months(ames):
     assert f"{ames.month} is incomplete: 8 sales" in partly["reasons"]
 
 
-def test_a_price_that_is_not_known_yet_changes_nothing():
-    late, early = World("ames", "2009-06", 2), World("ames", "2009-06", 0)
+def test_a_price_that_is_not_known_yet_changes_nothing(ledgers):
+    late, early = World(ledgers, "ames", "2009-06", 2), World(ledgers, "ames", "2009-06", 0)
     when = sale_months(early.current, early.contract)
     assert late.current[late.contract.target].isna().equals(when >= "2009-04")
     keys = [[monitor.house_key(monitor.as_request(record, world.contract)) for record in world.current[world.contract.inputs].to_dict("records")] for world in (late, early)]
