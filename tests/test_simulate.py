@@ -11,7 +11,7 @@ from housemlops.alert import read_alerts
 from housemlops.contract import Contract, infer_contract, load_contract
 from housemlops.ingest import read_json, read_ledger
 from housemlops.orchestrate import open_build
-from housemlops.settings import WorkbookError, folder_sha256, params, repo_root
+from housemlops.settings import WorkbookError, folder_sha256, params
 
 SMALL = {"months": 6, "min_rows": 20}      # the sample is small
 NAMES = {"inflation": "price", "new-neighbourhood": "Neighborhood", "sensor-units": "area", "missing-column": "X1st.Flr.SF"}
@@ -61,8 +61,8 @@ def invented() -> tuple[pd.DataFrame, Contract]:
 
 @pytest.mark.parametrize("dataset", ["ames", "windsor", "huizen"])
 @pytest.mark.parametrize("name", room.SHIFTS)
-def test_a_shift_is_what_it_says_on_any_contract(dataset, name):
-    sales, contract = invented() if dataset == "huizen" else (read_ledger(repo_root()/f"data/{dataset}.csv"), load_contract(dataset))
+def test_a_shift_is_what_it_says_on_any_contract(ledgers, dataset, name):
+    sales, contract = invented() if dataset == "huizen" else (read_ledger(ledgers/f"{dataset}.csv"), load_contract(dataset))
     shift, kept = room.SHIFTS[name], sales.copy()
     shifted = shift.apply(sales, contract, 0.5)
     assert sales.equals(kept) and shifted.equals(shift.apply(sales, contract, 0.5)), "a shift changes its input, or is not the same each time"
@@ -112,10 +112,10 @@ def test_without_a_run_or_a_champion_there_is_nothing_to_shift(state):
     with pytest.raises(WorkbookError, match="Nothing has been run here yet"): room.simulate("inflation")
 
 
-def test_a_data_set_without_dates_keeps_its_split(tmp_path, given):
+def test_a_data_set_without_dates_keeps_its_split(ledgers, tmp_path, given):
     "However many sales a shift sends into quarantine, what the champion learned from stays what it learned from"
     contract, build = load_contract("windsor"), tmp_path/"build"
-    sales = read_ledger(repo_root()/"data/windsor.csv")
+    sales = read_ledger(ledgers/"windsor.csv")
     (build/"ingest").mkdir(parents=True), (build/"serve").mkdir()
     sales.to_csv(build/"ingest/sales.csv", index_label="row")
     room.write_json(build/"ingest/source.json", {"dataset": "windsor", "as_of": "2010-08"})
