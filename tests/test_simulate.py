@@ -18,7 +18,12 @@ NAMES = {"inflation": "price", "new-neighbourhood": "Neighborhood", "sensor-unit
 
 
 @pytest.fixture(scope="module")
-def build(): return open_build("sample", "monitor")
+def build():
+    "The sample up to monitoring; it moves the settings of this process, which come back after"
+    before = dict(os.environ)
+    yield open_build("sample", "monitor")
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
