@@ -129,7 +129,7 @@ def adopt(
 def replay_history(
     first: str = typer.Option("2008-01", "--from", help="Month to begin with, YYYY-MM."),
     last: str = typer.Option("2010-07", "--to", help="Month to end with, YYYY-MM."),
-    parallel: int = typer.Option(4, min=1, help="Months side by side."),
+    parallel: int = typer.Option(12, min=1, help="Months side by side, as far as they do not wait for each other."),
 ):
     "Let the months pass again, through Airflow; run again, it continues."
     from housemlops.history import replay_history as replay_months
@@ -151,10 +151,14 @@ def land(
 def simulate(
     shift: str = typer.Option("", help="Which shift; without it, all are listed."),
     size: float = typer.Option(None, show_default=False, help="How strong it is; otherwise its default."),
+    tell: bool = typer.Option(False, "--tell", help="Send the alert, too, to the channels of settings.ini."),
 ):
     "Shift the newest months on purpose, and see what catches it."
+    from rich.console import Console
     from housemlops.simulate import simulate as shifted, simulate_help
-    typer.echo("\n".join(shifted(shift, size)["lines"] if shift else simulate_help()))
+    if not shift: return typer.echo("\n".join(simulate_help()))
+    with Console(stderr=True).status("prepare, serve and monitor see the shifted sales"): found = shifted(shift, size, tell=tell)
+    typer.echo("\n".join(found["lines"]))
 
 # %% ../nbs/cli.ipynb #cli-017
 @app.command()
