@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: run test up lab docs sync doctor lock clean help
+.PHONY: run test up lab docs check-deploy sync doctor lock clean help
 
 run: $(STAMP) ## run the whole lifecycle once, through Airflow, and print what came of it
 	@housemlops run
@@ -21,6 +21,9 @@ lab: $(STAMP) ## JupyterLab at the index
 
 docs: $(STAMP) ## build the documentation site
 	@housemlops docs
+
+check-deploy: $(STAMP) ## hold deploy/ to what a cluster would find out too late; no cluster is needed
+	@housemlops check-deploy
 
 sync: $(STAMP) ## clean the notebooks and export the modules
 	@housemlops sync
@@ -47,4 +50,4 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 help: ## these lines
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14

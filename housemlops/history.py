@@ -374,12 +374,13 @@ def fresh_airflow(
 def start_airflow(
     root: Path, # checkout
     variables: dict[str, str], # from `fresh_airflow`
+    scheduler: bool, # it, or the two others
 ) -> dict[str, subprocess.Popen]: # by name
-    "Start the three processes."
+    "Start some of the three processes."
     from housemlops.up import airflow_services, open_log
     chosen, found = settings(root), {}
     for service in airflow_services(chosen, root):
-        if service.name == "triggerer": continue
+        if service.name == "triggerer" or (service.name == "scheduler") != scheduler: continue
         with open_log(chosen.paths.state/f"log/{service.name}.log") as log:
             found[service.name] = subprocess.Popen(service.command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     return found
@@ -397,15 +398,16 @@ def check_alive(
 def airflow_api(
     root: Path, # checkout
     processes: dict[str, subprocess.Popen],
+    part: str, # that must be healthy: dag_processor or scheduler
     patience: float = 180, # seconds
 ): # -> ask Airflow's API as api(method, path, body)
-    "Wait until Airflow is up and knows the DAGs."
+    "Wait until a part of Airflow is well and the DAGs are known."
     import httpx
     home, end = f"http://127.0.0.1:{settings(root).airflow.port}", time.monotonic() + patience
     while time.monotonic() < end:
         check_alive(processes)
         with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
-            if ask("GET", f"{home}/api/v2/monitor/health", timeout=2)["scheduler"]["status"] == "healthy":
+            if ask("GET", f"{home}/api/v2/monitor/health", timeout=2)[part]["status"] == "healthy":
                 token = ask("GET", f"{home}/auth/token")["access_token"]
                 api = lambda method, path, body=None: ask(method, f"{home}/api/v2/{path}", body, token)
                 for name in ("house_prices", "house_prices_retrain"): api("GET", f"dags/{name}")
@@ -420,7 +422,6 @@ def first_champion(
     processes: dict[str, subprocess.Popen],
     identity: dict,
     show: Any, # called with a line for the progress bar
-    meanwhile: Any, # called once the training has been asked for
 ) -> dict: # first.json
     "Train the first champion through Airflow, and promote it by hand where the gates do not."
     import httpx
@@ -428,7 +429,6 @@ def first_champion(
     conf = {"as_of": learning_as_of(shifted(identity["first"], -1), given["label_delay_months"]), "workspace": f"first-{identity['commit'][:8]}", **conf_of(identity)}
     workspace = workspace_path(root, conf["workspace"])
     run = api("POST", "dags/house_prices_retrain/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
-    meanwhile()
     state = "queued"
     while state not in ("success", "failed"):
         check_alive(processes)
@@ -549,16 +549,17 @@ def let_months_pass(
     progress: Any, # rich progress
     bar: Any, # its task
 ):
-    "One start of Airflow: the first champion if there is none, and the backfill."
+    "One start of Airflow: the backfill, and the first champion if there is none."
     show = lambda line: progress.update(bar, description=line)
     show("Airflow starts")
     variables = fresh_airflow(root, mark)
-    processes = start_airflow(root, variables)
-    api = airflow_api(root, processes)
-    backfill = lambda: create_backfill(root, variables, months, parallel, identity)
-    if not no_champion_yet(history_folder(root)): backfill()
-    else:
-        note = first_champion(root, api, processes, identity, show, meanwhile=backfill)
+    processes = start_airflow(root, variables, scheduler=False)
+    airflow_api(root, processes, "dag_processor")
+    create_backfill(root, variables, months, parallel, identity)
+    processes |= start_airflow(root, variables, scheduler=True)
+    api = airflow_api(root, processes, "scheduler")
+    if no_champion_yet(history_folder(root)):
+        note = first_champion(root, api, processes, identity, show)
         progress.console.print(f"  First champion: as of {note['as_of']}, MAE {note['metrics']['mae']:,.0f}" + (f", promoted by hand despite: {'; '.join(note['reasons'])}" if note["by_hand"] else ""))
     follow_months(root, months, processes, progress, bar)
 
