@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'WHAT', 'CHECKS', 'run', 'stage', 'airflow', 'trace', 'replay', 'rollback', 'promote', 'score', 'adopt',
-           'replay_history', 'land', 'simulate', 'up', 'lab', 'docs', 'synced', 'differences', 'sync', 'check_python',
-           'check_packages', 'check_git', 'check_data', 'check_sync', 'check_store', 'check_ports', 'check_disk',
-           'findings', 'doctor', 'write_traceback', 'main']
+           'replay_history', 'land', 'simulate', 'check_deploy', 'up', 'lab', 'docs', 'synced', 'differences', 'sync',
+           'check_python', 'check_packages', 'check_git', 'check_data', 'check_sync', 'check_store', 'check_ports',
+           'check_disk', 'findings', 'doctor', 'write_traceback', 'main']
 
 # %% ../nbs/cli.ipynb #cli-002
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def adopt(
 def replay_history(
     first: str = typer.Option("2008-01", "--from", help="Month to begin with, YYYY-MM."),
     last: str = typer.Option("2010-07", "--to", help="Month to end with, YYYY-MM."),
-    parallel: int = typer.Option(12, min=1, help="Months side by side, as far as they do not wait for each other."),
+    parallel: int = typer.Option(31, min=1, help="Months side by side, as far as they do not wait for each other."),
 ):
     "Let the months pass again, through Airflow; run again, it continues."
     from housemlops.history import replay_history as replay_months
@@ -160,7 +161,18 @@ def simulate(
     with Console(stderr=True).status("prepare, serve and monitor see the shifted sales"): found = shifted(shift, size, tell=tell)
     typer.echo("\n".join(found["lines"]))
 
-# %% ../nbs/cli.ipynb #cli-017
+# %% ../nbs/cli.ipynb #cli-018
+@app.command()
+def check_deploy():
+    "Hold deploy/ to what a cluster would find out too late; exit 1 when something is wrong."
+    from rich.console import Console
+    from housemlops.deploy import check_deploy as faults, clusters
+    with Console(stderr=True).status("Each path is rendered, validated and scanned (about half a minute)"): found = faults()
+    for sentence in found: typer.echo(f"{typer.style('✗', 'red')} {sentence}")
+    if found: raise typer.Exit(1)
+    typer.echo(f"deploy/ is well, for the clusters {' and '.join(clusters(repo_root()))}.")
+
+# %% ../nbs/cli.ipynb #cli-019
 @app.command()
 def up():
     "Start everything on loopback under one supervisor; Ctrl-C stops all of it."
@@ -170,9 +182,12 @@ def up():
 @app.command()
 def lab():
     "Open JupyterLab at the index of the notebooks."
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={settings().jupyter.port}", f"--notebook-dir={repo_root()/'nbs'}",
-               "--LabApp.default_url=/lab/tree/index.ipynb"]
-    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": str(repo_root())})
+    from housemlops.up import jupyter_service, silence_news
+    chosen, root = settings(), repo_root()
+    silence_news(chosen)
+    service = jupyter_service(chosen, root, os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(16))
+    command = [part for part in service.command if part != "--no-browser"]
+    os.execve(command[0], [*command, "--LabApp.default_url=/lab/tree/index.ipynb"], os.environ | service.env | {"PYTHONPATH": str(root)})
 
 @app.command()
 def docs():
@@ -180,7 +195,7 @@ def docs():
     from housemlops.docs import build_docs
     typer.echo(f"The site is in {build_docs()}")
 
-# %% ../nbs/cli.ipynb #cli-019
+# %% ../nbs/cli.ipynb #cli-021
 def synced(
     root: Path, # repository
     copy: Path, # receives nbs/ and housemlops/ as they should be
@@ -214,7 +229,7 @@ def sync(check: bool = typer.Option(False, "--check", help="Change nothing; fail
     if check and changed: raise WorkbookError(f"Out of step: {', '.join(changed)}; run 'housemlops sync'.")
     typer.echo("\n".join(f"updated {file}" for file in changed) or "Notebooks and package agree.")
 
-# %% ../nbs/cli.ipynb #cli-021
+# %% ../nbs/cli.ipynb #cli-023
 def check_python() -> str | None:
     "Python 3.11, 3.12 or 3.13, in a virtual environment."
     if not (3, 11) <= sys.version_info[:2] <= (3, 13): return f"Python {sys.version.split()[0]} runs this; use 3.11, 3.12 or 3.13."
@@ -268,7 +283,7 @@ def check_disk() -> str | None:
     free = shutil.disk_usage(repo_root()).free/1e9
     if free < 2: return f"Only {free:.1f} GB of disk is free; runs want 2 GB. 'rm -r var/workspaces' frees the most."
 
-# %% ../nbs/cli.ipynb #cli-023
+# %% ../nbs/cli.ipynb #cli-025
 CHECKS = (check_python, check_packages, check_git, check_data, check_sync, check_store, check_ports, check_disk)
 
 def findings() -> Iterator[tuple[str, str]]: # what is checked, sentence or ""
@@ -287,7 +302,7 @@ def doctor():
         console.print(f"[red]✗[/] {sentence}" if sentence else f"[green]✓[/] {subject}")
     if wrong: raise typer.Exit(1)
 
-# %% ../nbs/cli.ipynb #cli-025
+# %% ../nbs/cli.ipynb #cli-027
 def write_traceback() -> Path: # the file
     "Keep the traceback of an unexpected error."
     path = repo_root()/f"var/log/error-{time.strftime('%Y%m%dT%H%M%S')}.log"

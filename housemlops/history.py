@@ -7,9 +7,10 @@ __all__ = ['shifted', 'learning_as_of', 'history_folder', 'write_note', 'is_fini
            'earlier_answers', 'place', 'may_ask', 'mlflow_runs', 'stage_seconds', 'outputs', 'run_facts',
            'record_month', 'record_retraining', 'tell', 'no_champion_yet', 'wait_for_answers', 'Watch', 'Learn',
            'build_dags', 'replay_environment', 'environment', 'replay_identity', 'start_over', 'to_do', 'take_up',
-           'fresh_airflow', 'start_airflow', 'AirflowEnded', 'check_alive', 'airflow_api', 'first_champion',
-           'champion_now', 'conf_of', 'last_event', 'at_work', 'failures', 'run_of', 'month_line', 'follow_months',
-           'create_backfill', 'let_months_pass', 'check_months', 'only_replay', 'tell_outcome', 'replay_history']
+           'fresh_airflow', 'start_airflow', 'AirflowEnded', 'check_alive', 'airflow_api', 'first_conf',
+           'ask_for_first', 'first_champion', 'champion_now', 'conf_of', 'last_event', 'at_work', 'failures', 'run_of',
+           'month_line', 'follow_months', 'create_backfill', 'let_months_pass', 'check_months', 'only_replay',
+           'tell_outcome', 'replay_history']
 
 # %% ../nbs/history.ipynb #history-002
 import contextlib
@@ -398,16 +399,15 @@ def check_alive(
 def airflow_api(
     root: Path, # checkout
     processes: dict[str, subprocess.Popen],
-    part: str, # that must be healthy: dag_processor or scheduler
     patience: float = 180, # seconds
 ): # -> ask Airflow's API as api(method, path, body)
-    "Wait until a part of Airflow is well and the DAGs are known."
+    "Wait until Airflow answers and knows the DAGs."
     import httpx
     home, end = f"http://127.0.0.1:{settings(root).airflow.port}", time.monotonic() + patience
     while time.monotonic() < end:
         check_alive(processes)
         with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
-            if ask("GET", f"{home}/api/v2/monitor/health", timeout=2)[part]["status"] == "healthy":
+            if ask("GET", f"{home}/api/v2/monitor/health", timeout=2)["dag_processor"]["status"] == "healthy":
                 token = ask("GET", f"{home}/auth/token")["access_token"]
                 api = lambda method, path, body=None: ask(method, f"{home}/api/v2/{path}", body, token)
                 for name in ("house_prices", "house_prices_retrain"): api("GET", f"dags/{name}")
@@ -416,19 +416,34 @@ def airflow_api(
     raise WorkbookError(f"Airflow did not become ready: look at its logs in {settings(root).paths.state/'log'}.")
 
 # %% ../nbs/history.ipynb #history-031
+def first_conf(
+    root: Path, # checkout
+    identity: dict,
+) -> dict: # as_of, workspace, commit, uncommitted
+    "What the run that trains the first champion is told."
+    as_of = learning_as_of(shifted(identity["first"], -1), params(root)["label_delay_months"])
+    return {"as_of": as_of, "workspace": f"first-{identity['commit'][:8]}", **conf_of(identity)}
+
+def ask_for_first(
+    root: Path, # checkout
+    api: Any, # from `airflow_api`
+    identity: dict,
+) -> str: # id of the run
+    "Ask Airflow for the training of the first champion."
+    return api("POST", "dags/house_prices_retrain/dagRuns", {"logical_date": None, "conf": first_conf(root, identity)})["dag_run_id"]
+
 def first_champion(
     root: Path, # checkout
     api: Any, # from `airflow_api`
+    run: str, # id, from `ask_for_first`
     processes: dict[str, subprocess.Popen],
     identity: dict,
     show: Any, # called with a line for the progress bar
 ) -> dict: # first.json
-    "Train the first champion through Airflow, and promote it by hand where the gates do not."
+    "Wait for the first champion, and promote it by hand where the gates do not."
     import httpx
-    given, history, log = params(root), history_folder(root), settings(root).paths.state/"log"
-    conf = {"as_of": learning_as_of(shifted(identity["first"], -1), given["label_delay_months"]), "workspace": f"first-{identity['commit'][:8]}", **conf_of(identity)}
+    history, log, conf = history_folder(root), settings(root).paths.state/"log", first_conf(root, identity)
     workspace = workspace_path(root, conf["workspace"])
-    run = api("POST", "dags/house_prices_retrain/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
     state = "queued"
     while state not in ("success", "failed"):
         check_alive(processes)
@@ -554,12 +569,12 @@ def let_months_pass(
     show("Airflow starts")
     variables = fresh_airflow(root, mark)
     processes = start_airflow(root, variables, scheduler=False)
-    airflow_api(root, processes, "dag_processor")
+    api = airflow_api(root, processes)
+    run = ask_for_first(root, api, identity) if no_champion_yet(history_folder(root)) else ""
     create_backfill(root, variables, months, parallel, identity)
     processes |= start_airflow(root, variables, scheduler=True)
-    api = airflow_api(root, processes, "scheduler")
-    if no_champion_yet(history_folder(root)):
-        note = first_champion(root, api, processes, identity, show)
+    if run:
+        note = first_champion(root, api, run, processes, identity, show)
         progress.console.print(f"  First champion: as of {note['as_of']}, MAE {note['metrics']['mae']:,.0f}" + (f", promoted by hand despite: {'; '.join(note['reasons'])}" if note["by_hand"] else ""))
     follow_months(root, months, processes, progress, bar)
 
@@ -603,7 +618,7 @@ def replay_history(
     first: str, # month to begin with, YYYY-MM
     last: str, # month to end with, YYYY-MM
     root: Path | None = None, # checkout; found when not given
-    parallel: int = 12, # months at a time
+    parallel: int = 31, # months at a time
     console: Any = None, # rich console
 ) -> Path: # the page
     "Let the months pass again, through Airflow, and write the page about them."
