@@ -15,9 +15,9 @@ __all__ = ['ORIGIN', 'VARIABLE', 'LAYER', 'HASHED', 'PODS', 'MUST', 'NAMED', 'TY
            'flow_faults', 'container_faults', 'change_faults', 'closes', 'namespace_faults', 'images_in', 'image_fault',
            'image_faults', 'sops_rules', 'secret_faults', 'literals', 'leak_faults', 'leaked_files', 'opened',
            'environment', 'setting_fault', 'environment_faults', 'opening_faults', 'chart_version', 'helm_faults',
-           'read_release', 'release_faults', 'read_by', 'unused_faults', 'outside_faults', 'allowed', 'policy_findings',
-           'dockerfiles', 'lint_findings', 'script_findings', 'scan_faults', 'rendered', 'difference', 'unreadable',
-           'check_deploy']
+           'parsed', 'read_release', 'release_faults', 'read_by', 'unused_faults', 'outside_faults', 'allowed',
+           'policy_findings', 'dockerfiles', 'lint_findings', 'script_findings', 'scan_faults', 'rendered',
+           'difference', 'unreadable', 'check_deploy']
 
 # %% ../nbs/deploy.ipynb #deploy-002
 import difflib
@@ -685,10 +685,13 @@ def helm_faults(root: Path, cluster: Cluster) -> Iterator[str]:
 FIELDS = {"MODEL_NAME": r"[a-z0-9][a-z0-9.-]*", "MODEL_VERSION": r"\d+", "MODEL_TAG": r"v\d+", "MODEL_URI": r"(s3|https?|file)://\S+[^/]",
           "MODEL_SHA256": r"[0-9a-f]{64}", "RUN_ID": r"[0-9a-f]{32}", "DATA_MD5": r"[0-9a-f]{32}"}
 
+def parsed(text: str) -> dict[str, str]:
+    "What a release.env says"
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+
 def read_release(root: Path, name: str) -> dict[str, str]:
     "The release of a cluster"
-    lines = (root/f"deploy/apps/{name}/model/release.env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return parsed((root/f"deploy/apps/{name}/model/release.env").read_text())
 
 def release_faults(root: Path, cluster: Cluster) -> Iterator[str]:
     "A release that is not complete, or does not reach the server"

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IN_TURN', 'shifted', 'learning_as_of', 'history_folder', 'write_note', 'is_finished', 'unanswered', 'place_champion',
            'earlier_answers', 'place', 'may_ask', 'mlflow_runs', 'stage_seconds', 'outputs', 'run_facts',
-           'record_month', 'record_retraining', 'tell', 'no_champion_yet', 'wait_for_answers', 'Watch', 'Learn',
-           'build_dags', 'replay_environment', 'environment', 'replay_identity', 'start_over', 'to_do', 'take_up',
-           'fresh_airflow', 'start_airflow', 'AirflowEnded', 'check_alive', 'first_conf', 'first_champion',
+           'record_month', 'record_retraining', 'tell', 'no_champion_yet', 'wait_for_answers', 'Watch', 'Lifecycle',
+           'Learn', 'build_dags', 'replay_environment', 'environment', 'replay_identity', 'start_over', 'to_do',
+           'take_up', 'fresh_airflow', 'start_airflow', 'AirflowEnded', 'check_alive', 'first_conf', 'first_champion',
            'champion_now', 'conf_of', 'last_event', 'at_work', 'failures', 'run_of', 'month_line', 'follow_months',
            'fill_airflow', 'let_months_pass', 'check_months', 'only_replay', 'tell_outcome', 'replay_history']
 
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .orchestrate import (Beside, build_dag, data_md5, finish_workspace, git, head_commit, loops, pipeline, prepare_airflow, run_environment,
+from .orchestrate import (Beside, answers, build_dag, data_md5, finish_workspace, git, head_commit, loops, pipeline, prepare_airflow, run_environment,
                                     snapshot, workspace_path)
 from .settings import WorkbookError, params, repo_root, settings, tracking, whole_folder
 from .timeline import is_finished as finished, month_span, read_json
@@ -258,7 +258,15 @@ class Watch(Beside):
         return {"month": month, "as_of": learning_as_of(month, given["label_delay_months"]), "reasons": read_json(folder/"verdict.json")["reasons"],
                 "workspace": f"retrain-{month}-{note['commit'][:8]}", **shared}
 
-class Learn(Beside):
+class Lifecycle(Beside):
+    "Beside the stages of the whole lifecycle."
+    def after(self, root, workspace, stage, conf):
+        "A new champion is live: promote it to the cluster that settings.ini names, if it names one."
+        if stage != "serve" or not settings(root).release.cluster: return None
+        from housemlops.release import release_champion
+        release_champion(root, params(workspace)["dataset"])
+
+class Learn(Lifecycle):
     "Beside the stages of a retraining."
     def limit(self, root):
         "What is known when the prices are."
@@ -268,6 +276,7 @@ class Learn(Beside):
     def after(self, root, workspace, stage, conf):
         "Remember and tell what came of it, after the last stage."
         from housemlops.alert import about_retraining
+        super().after(root, workspace, stage, conf)
         if stage != list(loops(pipeline(workspace))["learn"])[-1]: return
         if month := conf.get("month"):
             record_retraining(root, workspace, month, conf.get("reasons", []))
@@ -287,7 +296,7 @@ def build_dags(
     root: Path, # checkout
 ) -> list: # of airflow.sdk.DAG
     "The three DAGs of the workbook: watch, learn, and the whole lifecycle."
-    return [build_dag(root, "house_prices", "watch", Watch()), build_dag(root, "house_prices_retrain", "learn", Learn()), build_dag(root, "house_prices_lifecycle")]
+    return [build_dag(root, "house_prices", "watch", Watch()), build_dag(root, "house_prices_retrain", "learn", Learn()), build_dag(root, "house_prices_lifecycle", beside=Lifecycle())]
 
 # %% ../nbs/history.ipynb #history-022
 def replay_environment(
@@ -299,7 +308,7 @@ def replay_environment(
     chosen = settings(root)
     names = {"PATHS_STATE": chosen.paths.state/"replay", "MLFLOW_TRACKING_URI": chosen.mlflow.tracking_uri, "MLFLOW_ARTIFACTS": chosen.mlflow.artifacts,
              "MLFLOW_EXPERIMENT": f"{chosen.mlflow.experiment}-replay", "MLFLOW_MODEL": f"{chosen.mlflow.model}-replay", "AIRFLOW_PORT": port, "AIRFLOW_UNTIL": until,
-             "SERVER_DATABASE_URL": "", "ALERTS_WEBHOOK": "", "ALERTS_EMAIL": ""}
+             "SERVER_DATABASE_URL": "", "ALERTS_WEBHOOK": "", "ALERTS_EMAIL": "", "RELEASE_CLUSTER": ""}
     return {f"HOUSEMLOPS_{name}": str(value) for name, value in names.items()}
 
 @contextlib.contextmanager
@@ -368,20 +377,25 @@ def fresh_airflow(
     found = prepare_airflow(root)
     version = max(home.glob("migrated-*"), key=lambda path: path.stat().st_mtime).name.removeprefix("migrated-")
     if not (home/f"empty-{version}.db").exists(): shutil.copy(home/"airflow.db", home/f"empty-{version}.db")
-    quick = {"CORE__PARALLELISM": 3, "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 1, "LOGGING__LOGGING_LEVEL": "WARNING"}
+    quick = {"CORE__PARALLELISM": 3, "CORE__DEFAULT_TASK_RETRIES": 2, "CORE__DEFAULT_TASK_RETRY_DELAY": 5, "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 1, "LOGGING__LOGGING_LEVEL": "WARNING"}
     return found | {f"AIRFLOW__{name}": str(value) for name, value in quick.items()} | {MARK: mark, "SPT_NOENV": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 
 def start_airflow(
     root: Path, # checkout
     variables: dict[str, str], # from `fresh_airflow`
+    patience: float = 180, # seconds
 ) -> dict[str, subprocess.Popen]: # by name
-    "Start the API server and the scheduler."
+    "Start the API server and, when it answers, the scheduler."
     from housemlops.up import airflow_services, open_log
-    chosen, found = settings(root), {}
-    for service in airflow_services(chosen, root):
-        if service.name not in ("airflow", "scheduler"): continue
-        with open_log(chosen.paths.state/f"log/{service.name}.log") as log:
-            found[service.name] = subprocess.Popen(service.command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    chosen, found, end = settings(root), {}, time.monotonic() + patience
+    services = {service.name: service for service in airflow_services(chosen, root)}
+    for name in ("airflow", "scheduler"):
+        while found and not answers(chosen.airflow.port):
+            check_alive(found)
+            if time.monotonic() > end: raise WorkbookError(f"Airflow did not become ready: look at its logs in {chosen.paths.state/'log'}.")
+            time.sleep(0.2)
+        with open_log(chosen.paths.state/f"log/{name}.log") as log:
+            found[name] = subprocess.Popen(services[name].command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     return found
 
 class AirflowEnded(Exception):

@@ -306,7 +306,10 @@ def test_what_up_pushes_is_what_a_cluster_can_read(checkout):
     shutil.copytree(checkout/"tests", machine.state/"artefact/tests")
     given = read_cluster(machine.state/"artefact", "local")
     before = read_cluster(checkout, "local")
-    assert given.faults == [] and {line.partition(":")[0].strip(" +-") for line in difference(before, given).splitlines() if not line.startswith("===")} == {"IMAGE_TAG", "image", "defaultAirflowTag"}
+    tag = next(one.body["data"]["IMAGE_TAG"] for one in given.of("ConfigMap") if one.name == "cluster-vars")
+    changed = [line for line in difference(before, given).splitlines() if not line.startswith("===")]
+    assert given.faults == [] and {line.partition(":")[0].strip(" +-") for line in changed} == {"IMAGE_TAG", "image", "defaultAirflowTag", "value"}, changed
+    assert all(tag in line for line in changed if line.startswith("+"))
 
 
 def test_down_leaves_nothing_and_may_be_repeated(checkout):

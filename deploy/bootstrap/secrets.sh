@@ -42,6 +42,8 @@ if [ "$cluster" = production ]; then
 else
   seal prediction prediction HOUSE_DATABASE_URL "postgresql://prediction:$prediction@$host:5432/prediction"
 fi
+seal airflow stage AWS_ACCESS_KEY_ID "$access" AWS_SECRET_ACCESS_KEY "$secret" \
+  HOUSEMLOPS_SERVER_DATABASE_URL "postgresql://prediction:$prediction@$host:5432/prediction"
 seal airflow airflow connection "postgresql+psycopg2://airflow:$airflow@$host:5432/airflow" \
   fernet-key "$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')" api-secret-key "$(random 32)" jwt-secret "$(random 64)" admin-password "$(random 12)" \
   store-connection "{\"conn_type\": \"aws\", \"login\": \"$access\", \"password\": \"$secret\", \"extra\": {\"endpoint_url\": \"$endpoint\"}}"

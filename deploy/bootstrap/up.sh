@@ -44,11 +44,11 @@ contents() { # folder: a line for each file in it, but those of the model
 tag=${commit:0:12}-$({ contents var/serve/current; contents var/site; } | cksum | cut -d ' ' -f 1)
 mkdir "$scratch/code" "$scratch/artefact"
 git -C "$root" archive HEAD | tar -x -C "$scratch/code"
-build() { # name, folder that its Dockerfile copies from
-  run docker build --file "$scratch/code/deploy/images/$1/Dockerfile" --tag "$address/housemlops-$1:$tag" "$2"
+build() { # name, folder that its Dockerfile copies from [option ...]
+  run docker build --file "$scratch/code/deploy/images/$1/Dockerfile" --tag "$address/housemlops-$1:$tag" "${@:3}" "$2"
   run docker push "$address/housemlops-$1:$tag"
 }
-build workbook "$scratch/code"
+build workbook "$scratch/code" --build-arg "COMMIT=$commit"
 build airflow "$scratch/code"
 build mlflow "$scratch/code/deploy/images/mlflow"
 build server "$root/var/serve/current/"
