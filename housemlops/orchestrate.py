@@ -11,10 +11,10 @@ __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'ASKED', 'MARKS', 'pipeline', 'listed'
            'copy_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs', 'export_package', 'ready_sources',
            'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'fill_workspace', 'make_workspace',
            'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds', 'run_in_workspace',
-           'noter', 'run_month', 'Beside', 'newest_extra', 'stage_operator', 'notebook_page', 'run_task', 'Keeping',
-           'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask',
-           'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers', 'live_server', 'ask_prediction',
-           'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
+           'noter', 'run_month', 'Beside', 'newest_extra', 'stage_operator', 'work_of', 'operator_of', 'notebook_page',
+           'run_task', 'Keeping', 'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment',
+           'prepare_airflow', 'ask', 'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers',
+           'live_server', 'ask_prediction', 'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
 import ast
@@ -36,7 +36,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -392,6 +392,8 @@ def run_stage(
     root: Path | None = None, # workspace or checkout; found when not given
 ):
     "Check parameters, execute the stage's notebook, write its report, remember it in MLflow."
+    if os.environ.get("HOUSEMLOPS_ONLY_STAGE", stage) != stage:
+        raise WorkbookError(f"The outputs of {stage} for this code, data and month are not in the DVC remote, and this task may not make them: run {stage} (in Airflow: clear its task).")
     skip_grammar()
     import nbformat
     root = Path(root or repo_root())
@@ -399,7 +401,7 @@ def run_stage(
     source, draft = root/f"nbs/{stage}.ipynb", root/f"reports/{stage}.draft.ipynb"
     check_parameters(values, declared(read_notebook(root, stage), stage), stage)
     draft.parent.mkdir(exist_ok=True)
-    os.environ.update(PYTHONPATH=str(root), PYTHONHASHSEED="0")
+    os.environ.update(PYTHONPATH=str(root), PYTHONHASHSEED="0", MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true") # addresses differ from run to run
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tracked(root, stage) as log:
         try:
@@ -717,9 +719,10 @@ def repro(
     stage: str, # its name
     note: Any, # called with what changes, for progress displays
     force: bool = False, # run although nothing changed?
+    pull: bool = False, # look for outputs in the DVC remote, too?
 ) -> str: # ran, restored or unchanged
     "Ask DVC for one stage, streaming its output; a failed stage raises its sentence."
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if force else []), *(["--pull"] if pull else []), stage]
     answer, reasons = "unchanged", []
     with subprocess.Popen(command, cwd=workspace, env=run_environment(root, workspace), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in map(str.rstrip, process.stdout):
@@ -821,11 +824,23 @@ def stage_operator():
             root, run = Path(self.root), context["dag_run"]
             conf = newest_extra(context.get("triggering_asset_events")) | (run.conf or {})
             try:
-                with kept_log(root, run, self.task_id): answer, told = run_task(root, self, run, conf)
+                with kept_log(root, run, self.task_id): answer, told = work_of(root)(root, self, run, conf)
             except WorkbookError as error: raise AirflowFailException(str(error)) from None
             if told: context["outlet_events"][AssetAlias(ASKED)].add(Asset(ASKED), extra=told)
             return answer
     return StageOperator
+
+def work_of(
+    root: Path, # checkout
+): # -> the function that does a task's work
+    "In a workspace of this checkout, or apart, where tasks share no disk."
+    return run_task if settings(root).airflow.tasks == "here" else importlib.import_module("housemlops.scale").run_apart
+
+def operator_of(
+    root: Path, # checkout
+): # -> operator class
+    "The operator of a stage: it works in its own process, or starts a pod."
+    return importlib.import_module("housemlops.scale").pod_operator() if settings(root).airflow.tasks == "pods" else stage_operator()
 
 def notebook_page(
     root: Path, # checkout
@@ -905,7 +920,8 @@ def build_dag(
 ): # -> airflow.sdk.DAG
     "A selection of the stages of dvc.yaml as an Airflow DAG: one task per stage."
     from airflow.sdk import DAG, Asset, AssetAlias, CronDataIntervalTimetable
-    before, operator, until = loops(pipeline(root))[loop], stage_operator(), settings(root).airflow.until
+    before, operator, until = loops(pipeline(root))[loop], operator_of(root), settings(root).airflow.until
+    again = {} if settings(root).airflow.tasks == "here" else {"retries": 2, "retry_delay": timedelta(seconds=5)}
     schedule = {"watch": CronDataIntervalTimetable("@monthly", "UTC"), "learn": [Asset(ASKED)], "all": None}[loop]
     about = {"watch": "A month: its sales, the champion's answers, a verdict", "learn": "A challenger, and the gates", "all": "The whole life of a house-price model"}[loop]
     end = datetime.strptime(until, "%Y-%m").replace(tzinfo=timezone.utc) if until and loop == "watch" else None
@@ -914,7 +930,7 @@ def build_dag(
               doc_md=notebook_doc(root/"nbs/index.ipynb") or notebook_doc(root/"nbs/orchestrate.ipynb"))
     def options(number, stage):
         watches = loop == "watch" and number == len(before)
-        return {"priority_weight": number + (100 if loop == "learn" else 0), "depends_on_past": watches, "outlets": [AssetAlias(ASKED)] if watches else []}
+        return {"priority_weight": number + (100 if loop == "learn" else 0), "depends_on_past": watches, "outlets": [AssetAlias(ASKED)] if watches else [], **again}
     with dag:
         tasks = {stage: operator(task_id=stage, root=str(root), beside=beside or Beside(), doc_md=notebook_doc(root/f"nbs/{stage}.ipynb"),
                                  weight_rule="absolute", **options(number, stage)) for number, stage in enumerate(before, 1)}
@@ -1027,7 +1043,8 @@ def start_once(
 ): # -> a function that returns running, success or failed
     "Let Airflow run the DAG once in a process of its own."
     command = [sys.executable, "-m", "airflow", "dags", "test", name, "--conf", json.dumps(conf)]
-    process = subprocess.Popen(command, cwd=root, env=prepare_airflow(root), stdout=open(log, "w"), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    here = prepare_airflow(root) | {"HOUSEMLOPS_AIRFLOW_TASKS": "here"}
+    process = subprocess.Popen(command, cwd=root, env=here, stdout=open(log, "w"), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     atexit.register(process.terminate)
     return lambda: "running" if process.poll() is None else "failed" if process.returncode else "success"
 
