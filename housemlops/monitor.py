@@ -303,7 +303,7 @@ def judge(reference: pd.DataFrame, # sales that the champion learned from, typed
             "tested": len(compared), "naive": sum(item["p"] < alpha for item in compared), "drifted": list(dict.fromkeys(item["column"] for item in failed if item in compared)),
             "checks": checks, "months": by_month(prices, answers)}
 
-# %% ../nbs/monitor.ipynb #monitor-040
+# %% ../nbs/monitor.ipynb #monitor-042
 def for_evidently(sales: pd.DataFrame, prices: np.ndarray, contract: Contract) -> pd.DataFrame:
     "Sales and their predictions without missing categories or infinities"
     words = {name: column.absent or "missing" for name, column in contract.columns.items() if column.categories}
@@ -372,7 +372,7 @@ def write_sentence(folder: Path, result: dict) -> None:
     (folder/"report.html").write_text(f"<!DOCTYPE html><meta charset='utf-8'><title>{result['verdict']}</title><h1>{result['verdict']}</h1><p>{html.escape('; '.join(result['reasons']))}.</p>\n", encoding="utf-8")
     write_json(folder/"report.json", {})
 
-# %% ../nbs/monitor.ipynb #monitor-043
+# %% ../nbs/monitor.ipynb #monitor-045
 def reference_prices(server: Path, reference: pd.DataFrame, contract: Contract) -> np.ndarray: # (n_reference,) money
     "What the champion says to the sales it learned from; nobody asked it, so this is not logged"
     champion = Release(server/"model")
