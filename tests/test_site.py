@@ -1,6 +1,7 @@
 """The documentation site: complete, in order, without dead links, and silent on the network."""
 import hashlib
 import json
+import re
 import shutil
 import threading
 from functools import partial
@@ -10,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from housemlops.docs import all_pages, build_docs, claims, gather, lifecycle, lifecycle_svg, support_rooms
+from housemlops.docs import all_pages, beneath, build_docs, claims, gather, house_svg, interface, lifecycle, lifecycle_svg, room_groups, room_imports, support_rooms
 from housemlops.orchestrate import listed
 from housemlops.promote import record
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
@@ -20,6 +21,12 @@ ROOT = repo_root()
 
 
 def md5(text): return hashlib.md5(text.encode()).hexdigest()
+
+
+OPENAPI = {"info": {"description": "Prices in USD."}, "components": {"schemas": {
+    "House": {"description": "A house", "required": ["area"], "properties": {"area": {"type": "number", "minimum": 100, "description": "above | below ground"}}}}},
+    "paths": {"/predict": {"post": {"summary": "Price one house", "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/House"}}}},
+                                    "responses": {"200": {"description": "fine"}, "422": {"description": "not a house"}}}}}}
 
 
 def lock_of(stages):
@@ -60,6 +67,8 @@ def run(tmp_path_factory, state):
     put("build/prepare/summary.json", json.dumps({"rows": 2930, "train": 2390, "test": 410, "quarantined": 3, "flagged": 12,
                                                     "source": {"data_md5": md5("data/ames.csv")}}))
     put("build/evaluate/card.md", "# Model card\n\nPredicts prices.\n")
+    put("build/serve/model/release.json", "{}")
+    put("build/serve/app.py", f"class App: pass\napp = App()\napp.app = App()\napp.app.openapi = lambda: {OPENAPI}\n")
     put("build/monitor/verdict.json", json.dumps({"verdict": "stable", "reasons": []}))
     put("build/monitor/report.html", "<head><title>drift</title><link href='https://fonts.example/a.css' rel='stylesheet'></head>" + "x "*600_000)
     (state/"serve/current/model").mkdir(parents=True)
@@ -151,7 +160,8 @@ def test_reading_order_is_the_graph(site, pages):
     assert [name for name in names if name in stages] == stages
     assert [name for name in names if name in rooms] == rooms
     assert {path.stem for path in (ROOT/"nbs").glob("*.ipynb")} <= set(names)
-    assert names[0] == "index" and {"api", "data", "evidence"} <= set(names)
+    assert names[0] == "index" and {"api", "data", "evidence", "why", "maturity", "glossary", "contribute", "interface", "months", "model-card"} <= set(names)
+    assert [name for name in names if name.startswith("exercises/")] == [f"exercises/{name}" for name in stages if (ROOT/f"nbs/exercises/{name}.ipynb").exists()]
 
 
 def test_no_dead_link(site, pages):
@@ -263,6 +273,51 @@ def test_units_reach_the_api_pages(site):
     assert "64 hexadecimal digits" in text and "docments" in text
 
 
+def test_the_interface_of_the_server_is_a_page(site):
+    text = re.sub("<[^>]+>", "", (site/"interface.html").read_text(encoding="utf-8"))
+    for part in ("Prices in USD.", "POST /predict", "Price one house", "from 100", "above | below ground"): assert part in text
+    assert json.loads(next((site/"_downloads").rglob("openapi.json")).read_text()) == OPENAPI
+
+
+def test_the_interface_is_that_of_the_generated_server(learner, tmp_path):
+    described = interface(learner.path/"var/latest/build/serve", tmp_path)
+    assert {"/predict", "/predict/batch", "/explain"} <= {*described["paths"]} and "House" in described["components"]["schemas"]
+    assert interface(learner.path/"var/latest/build/serve", tmp_path) == described and len([*tmp_path.iterdir()]) == 1
+
+
+def test_every_test_that_a_page_names_exists():
+    named = {(path.name, *found) for path in (ROOT/"nbs/site/pages").glob("*.md")
+             for found in re.findall(r'proof\("(\w+)", "(\w+)"\)|tests/(\w+)\.py::(\w+)', path.read_text(encoding="utf-8"))}
+    pairs = {(page, file or other, test or another) for page, file, test, other, another in named}
+    assert len(pairs) > 20
+    missing = [f"{page}: tests/{file}.py::{test}" for page, file, test in sorted(pairs)
+               if not (path := ROOT/f"tests/{file}.py").exists() or not re.search(rf"^def {test}\(", path.read_text(encoding="utf-8"), re.M)]
+    assert not missing
+
+
+def test_pages_of_figures_are_those_of_the_readme(site):
+    "A figure is written once, in the README."
+    text, served = (site/"why-serving.html").read_text(encoding="utf-8"), re.search(r"\| the generated server, with its log.*?\| ([\d,]+) \(", (ROOT/"README.md").read_text(encoding="utf-8"))
+    assert served and served[1] in text and "mlflow models serve" in text
+
+
+def test_groups_of_rooms_are_in_an_order_without_circles():
+    groups, needs = room_groups(ROOT), room_imports(ROOT)
+    assert all(groups.values()) and sorted(support_rooms(ROOT)) == sorted({*needs} - {*lifecycle(ROOT)})
+    low, results, runs = groups.values()
+    assert {"settings", "contract", "predict", "engine", "web"} <= {*low} and "orchestrate" in runs
+    assert not beneath(needs, low) & {*results, *runs} and not beneath(needs, results) & {*runs}
+
+
+def test_the_house_shows_every_room_once():
+    picture = house_svg(ROOT)
+    assert sorted(re.findall(r'<a href="(\w+)\.html"', picture)) == sorted({path.stem for path in (ROOT/"nbs").glob("*.ipynb")} - {"index"})
+    places = [tuple(map(float, found)) for found in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"', picture)]
+    assert len({*places}) == len(places)
+    heights = dict(zip(re.findall(r'<a href="(\w+)\.html"', picture), places))
+    assert all(heights[high][1] <= heights[low][1] for high, low in re.findall(r"<title>(\w+) imports (\w+)</title>", picture))
+
+
 def test_committed_picture_is_current():
     committed = (ROOT/"nbs/site/lifecycle.svg").read_text(encoding="utf-8")
     assert committed == lifecycle_svg(ROOT), "dvc.yaml has changed: call housemlops.docs.save_picture()"
@@ -309,6 +364,12 @@ def visit(browser, address, names, **context):
     return wrong, page
 
 
+def own_pages(site):
+    "The pages that are written here, without the reports that a run has made."
+    return sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html")
+                  if not {"_static", "_modules", "latest"} & {*path.relative_to(site).parts} and path.relative_to(site).parts[0] != "months")
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("width, scheme", [(1400, "light"), (400, "dark")])
@@ -320,6 +381,64 @@ def test_every_page_opens_quietly(site, address, browser, width, scheme):
     assert not wrong
 
 
+THIN = """() => {
+  const seen = {};
+  const path = (each) => each && each.tagName !== "BODY" ? `${each.tagName}.${each.className}${each.getAttribute("style") ?? ""} ${path(each.parentElement)}` : "";
+  [...document.querySelectorAll("main *, header *, footer *")].filter((each) => !each.childElementCount && /^(SPAN|CODE|TD|P|A|EM|STRONG)$/.test(each.tagName) && !each.closest("svg, math, button, form, summary, th, table[id^=T_]"))
+    .map((each) => each.closest("a") ?? each).filter((each) => (seen[path(each)] = (seen[path(each)] ?? 0) + 1) > 3).forEach((each) => each.remove());
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_every_page_is_accessible(site, address, browser):
+    "axe finds nothing in light, and no contrast that is too low in dark. Of elements alike in tag, class and place three are looked at."
+    from axe_playwright_python.sync_playwright import Axe
+    page, found = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light").new_page(), []
+    for name in own_pages(site):
+        page.goto(f"{address}/{name}")
+        page.add_style_tag(content="* { transition: none !important }")
+        page.evaluate(THIN)
+        for theme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+            page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+            problems = Axe().run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
+            found += [f"{name} ({theme}): {problem['id']}: {node['html'][:120]}" for problem in problems for node in problem["nodes"]]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.browser
+def test_the_self_assessment_with_keys_alone(address, browser):
+    wrong, page = visit(browser, address, ["maturity.html"], viewport={"width": 400, "height": 900})
+    assert page.locator("#maturity-result").is_hidden()
+    page.locator("fieldset input").first.focus()
+    for _ in range(11): page.keyboard.press("Space"), page.keyboard.press("ArrowDown"), page.keyboard.press("Tab")
+    text = page.locator("#maturity-result").inner_text()
+    assert "(11 of 12 questions answered)" in text and "Next: " in text and "11 of 33 points" in text
+    page.reload()
+    assert page.locator("#maturity-result").inner_text() == text
+    page.get_by_role("button", name="start over").press("Enter")
+    page.wait_for_function("document.getElementById('maturity-result').hidden")
+    assert page.evaluate("localStorage.getItem('housemlops-maturity')") is None and not wrong
+
+
+@pytest.mark.browser
+def test_the_self_assessment_without_a_script(address, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{address}/maturity.html")
+    assert page.locator("fieldset").count() == 12 and page.locator("fieldset").last.is_visible()
+
+
+@pytest.mark.browser
+def test_code_is_copied(address, browser):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{address}/contribute.html")
+    block = page.locator(".highlight", has_text="housemlops adopt").first
+    block.hover()
+    block.get_by_role("button", name="copy").click()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == "housemlops adopt houses.csv --name mine --target price --date sold_on"
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width, scheme", [(1400, "light"), (400, "dark")])
 def test_the_page_of_the_months_stands_alone(months, tmp_path, browser, width, scheme):
@@ -327,7 +446,7 @@ def test_the_page_of_the_months_stands_alone(months, tmp_path, browser, width, s
     page = write_history(months, tmp_path/"page").as_uri()
     wrong, view = visit(browser, page.removesuffix("/index.html"), ["index.html"], viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert not wrong
-    assert view.get_by_role("img", name="The months from 2008-11 to 2009-02").count() == 1
+    assert view.get_by_role("group", name="The months from 2008-11 to 2009-02").count() == 1
     paper, ink = view.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
     assert contrast(paper, ink) > 7
     muted = view.evaluate("getComputedStyle(document.querySelector('.history small')).color")

@@ -1,4 +1,7 @@
 """Sphinx configuration of the documentation site; `housemlops.docs.build_docs` stages the pages and calls Sphinx."""
+import re
+from pathlib import Path
+
 import fastapi  # noqa: F401  before autodoc imports it with TYPE_CHECKING set, which pydantic does not survive
 from docutils.nodes import SkipNode
 from sphinx.util.logging import getLogger
@@ -38,11 +41,12 @@ html_logo = html_favicon = "static/logo.svg"
 html_show_sourcelink = False
 html_copy_source = True  # the search shows excerpts of it
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "data": [], "months": [], "evidence": []}
+html_sidebars = {"index": [], "data": [], "months": [], "evidence": [], "contribute": []}
 html_theme_options = {
     "logo": {"text": "housemlops", "alt_text": "housemlops, home"},
     "show_prev_next": True,
     "show_nav_level": 2,
+    "collapse_navigation": True,
     "header_links_before_dropdown": 7,
     "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "months": []},
     "footer_start": ["copyright"],
@@ -66,8 +70,23 @@ def document(app, what, name, obj, options, lines):
     lines[:] = [*plain_rst(lines), "", *docments_table(obj)]
 
 
+def speaking(app, name, template, context, doctree):
+    "For screen readers: an empty header cell, as stands above an index, heads nothing and becomes a plain one; a frame gets a title."
+    body = re.sub(r"<th\b([^>]*)>(?:\s|&nbsp;|</?p>)*</th>", r"<td\1></td>", context.get("body", ""))
+    if body: context["body"] = re.sub(r"<iframe (?![^>]*\btitle=)", '<iframe title="output of the cell" ', body)
+
+
+def named_toggles(app, error):
+    "Give the arrows of the menu a name for screen readers."
+    bare, named = '<summary><span class="toctree-toggle"', '<summary aria-label="pages below"><span class="toctree-toggle"'
+    for path in Path(app.outdir).rglob("*.html"):
+        if bare in (text := path.read_text(encoding="utf-8")): path.write_text(text.replace(bare, named), encoding="utf-8")
+
+
 def setup(app):
-    "Connect the two to Sphinx."
+    "Connect them to Sphinx."
     app.add_html_math_renderer("mathml", math(block=False), math(block=True))
     app.config.html_math_renderer = "mathml"
     app.connect("autodoc-process-docstring", document)
+    app.connect("html-page-context", speaking)
+    app.connect("build-finished", named_toggles)
