@@ -11,7 +11,7 @@ notebooks() {
     say "Each notebook runs by itself (nbdev)"
     nbdev-test --n-workers 1 --do-print --skip-folder-re '^[_.]|^exercises$'
     say "The numbers in the notebooks are still true (nbval)"
-    python -m pytest -rs --nbval-lax --nbval-cell-timeout 300 -p no:cacheprovider --ignore=nbs/exercises nbs
+    PYTHONPATH=tests${PYTHONPATH:+:$PYTHONPATH} python -m pytest -p conftest -rs --nbval-lax --nbval-cell-timeout 300 -p no:cacheprovider --ignore=nbs/exercises nbs
 }
 
 say "The whole works together (pytest), while the notebooks run"

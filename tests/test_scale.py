@@ -198,11 +198,11 @@ import os, sys, time
 from pathlib import Path
 from housemlops import scale
 home, found, ports = Path(sys.argv[1]), scale.programs(), scale.free_ports(scale.PORTS)
-scale.private_file(home/"redis.conf", lambda: f"bind 127.0.0.1\\nport {ports['redis']}\\nset-proc-title no\\n")
+scale.private_file(home/"redis.conf", lambda: f"bind 127.0.0.1\\nport {ports['redis']}\\nsave \\"\\"\\nset-proc-title no\\n")
 scale.make_keys(found, home/"keys", ports["ssh"])
 data = scale.make_database(found, "secret")
 import subprocess
-children = [subprocess.Popen(service.command, cwd=service.cwd) for service in scale.base_services(found, home, data, ports)]
+children = [subprocess.Popen(service.command, cwd=service.cwd, stdout=2) for service in scale.base_services(found, home, data, ports)]
 while not (scale.accepts(ports, "secret") and scale.opens(ports["redis"]) and scale.opens(ports["ssh"])): time.sleep(.1)
 print(data, *(child.pid for child in children), flush=True)
 time.sleep(600)
@@ -211,10 +211,12 @@ time.sleep(600)
 
 def test_database_queue_and_sshd_end_with_a_supervisor_that_is_killed(programs, tmp_path):
     supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, tmp_path], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
-    data, *pids = supervisor.stdout.readline().split()
-    there = [process for pid in pids for process in (psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True))]
-    assert len(pids) == 3 and len(there) > 3
-    supervisor.kill()
-    supervisor.communicate()
+    try:
+        data, *pids = supervisor.stdout.readline().split()
+        there = [process for pid in pids for process in (psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True))]
+        assert len(pids) == 3 and len(there) > 3
+    finally:
+        supervisor.kill()
+        supervisor.communicate()
     assert psutil.wait_procs(there, timeout=20)[1] == []
     shutil.rmtree(data)
