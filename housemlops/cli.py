@@ -143,7 +143,7 @@ def adopt(
 def replay_history(
     first: str = typer.Option("2008-01", "--from", help="Month to begin with, YYYY-MM."),
     last: str = typer.Option("2010-07", "--to", help="Month to end with, YYYY-MM."),
-    parallel: int = typer.Option(8, min=1, help="Months side by side, as far as they do not wait for each other."),
+    parallel: int = typer.Option(16, min=1, help="Months side by side, as far as they do not wait for each other."),
 ):
     "Let the months pass again, through Airflow; run again, it continues."
     from housemlops.history import replay_history as replay_months

@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from .orchestrate import graph, open_build, pipeline
+from .orchestrate import open_build
 from .settings import WorkbookError, did_you_mean, repo_root, settings
 
 # %% ../nbs/course.ipynb #course-005

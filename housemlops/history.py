@@ -604,7 +604,7 @@ def replay_history(
     first: str, # month to begin with, YYYY-MM
     last: str, # month to end with, YYYY-MM
     root: Path | None = None, # checkout; found when not given
-    parallel: int = 8, # months at a time
+    parallel: int = 16, # months at a time
     console: Any = None, # rich console
 ) -> Path: # the page
     "Let the months pass again, through Airflow, and write the page about them."
