@@ -117,6 +117,7 @@ def past(tmp_path_factory) -> Time:
     learner.params(lambda p: (p["monitor"].update(min_rows=10, max_age_months=2), p.update(retrain_pause_months=3)))
     learner.git("commit", "--quiet", "--all", "--message", "chore: champions grow old soon")
     learner.head = learner.git("rev-parse", "HEAD")
+    learner.environ["HOUSEMLOPS_WORKSPACES_KEEP"] = "20"     # the logs of pruned ones go, too, and a test counts in them
     return Time(learner)
 
 
