@@ -219,9 +219,10 @@ def push(root: Path, remote: str, commit: str, branch: str, new: bool) -> None:
     "Push a commit to a branch, new or not; Moved when the branch is not what it was"
     lease = [f"--force-with-lease=refs/heads/{branch}:"] if new else []
     done = call(root, "push", "--porcelain", *lease, remote, f"{commit}:refs/heads/{branch}")
-    if not done.returncode: return
+    there = new and re.search(r"^=\t", done.stdout, re.M)     # the very commit, made within the same second
+    if not done.returncode and not there: return
     refused = re.search(r"^!\t\S+\t(.*)$", done.stdout, re.M)
-    if refused and refused[1].startswith("[rejected]"): raise Moved(f"{remote} has a branch {branch} already: merge it or delete it, then promote" if new else f"{remote}/{branch} has moved in the meantime, so nothing was promoted: git pull, then promote")
+    if there or (refused and refused[1].startswith("[rejected]")): raise Moved(f"{remote} has a branch {branch} already: merge it or delete it, then promote" if new else f"{remote}/{branch} has moved in the meantime, so nothing was promoted: git pull, then promote")
     raise WorkbookError(f"The push to {remote} failed ({refused[1] if refused else told_by(done)}), so nothing was promoted")
 
 def put_in_place(root: Path, chosen: Settings, commit: str, branch: str, # of a request
