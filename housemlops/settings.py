@@ -74,7 +74,7 @@ class Airflow(Listener):
 class Apart(Section):
     "Where tasks that share no disk get their code, data and program from."
     code: str = "" # git URL; empty: the folder that the task is started in
-    remote: str = "" # URL of the DVC remote, which also carries the run-cache; empty: the remote of .dvc/config
+    remote: str = "" # URL of the DVC remote, which also carries the run-cache; needed
     image: str = "" # of the workbook, for tasks in pods
 
 class Server(Listener):
