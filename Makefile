@@ -38,7 +38,7 @@ clean: ## forget runs, stores and caches (var/, build/, reports/), not the data
 	rm -rf var build reports
 
 # The environment: made once, and again only when the lock has changed.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml ipython_kernel_config.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make run PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv || \
 	  { rm -rf .venv; echo "Python cannot make a virtual environment here; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
@@ -47,6 +47,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync --compile-bytecode --require-hashes requirements.lock
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@mkdir -p .venv/etc/ipython && cp ipython_kernel_config.py .venv/etc/ipython/
 	@touch $(STAMP)
 
 help: ## these lines

@@ -143,7 +143,7 @@ def adopt(
 def replay_history(
     first: str = typer.Option("2008-01", "--from", help="Month to begin with, YYYY-MM."),
     last: str = typer.Option("2010-07", "--to", help="Month to end with, YYYY-MM."),
-    parallel: int = typer.Option(16, min=1, help="Months side by side, as far as they do not wait for each other."),
+    parallel: int = typer.Option(8, min=1, help="Months side by side, as far as they do not wait for each other."),
 ):
     "Let the months pass again, through Airflow; run again, it continues."
     from housemlops.history import replay_history as replay_months
@@ -183,15 +183,20 @@ def break_(
     again: bool = typer.Option(False, "--again", help="Start over; what was done in its workspace is lost."),
 ):
     "Put a fault into a scratch workspace, to be found."
+    from rich.console import Console
     from housemlops.labs import break_lab, lab_rows, told
     rows = [f"{lab:<13}{minutes:>3} min  {title}: {learn}" for lab, title, minutes, learn in lab_rows()]
-    typer.echo("\n".join(told(name, Path(os.path.relpath(break_lab(name, again)))) if name else [*rows, "", "Begin with: housemlops break loss-twice"]))
+    if not name: return typer.echo("\n".join([*rows, "", "Begin with: housemlops break loss-twice"]))
+    with Console(stderr=True).status("A workspace with a lifecycle of its own is made (the first one takes a minute)"): workspace = break_lab(name, again)
+    typer.echo("\n".join(told(name, Path(os.path.relpath(workspace)))))
 
 @app.command()
 def check(name: str = LAB):
     "Say whether the fault of a lab is mended; exit 1 when it is not."
-    from housemlops.labs import check_lab
+    from housemlops.course import note
+    from housemlops.labs import check_lab, labs_home
     state, why = check_lab(name)
+    note(labs_home().parent/"course.json", "labs", name, "correct" if state == "mended" else "not yet")
     typer.echo(f"{typer.style(state, {'mended': 'green', 'not mended': 'red'}.get(state, 'yellow'))}{' ' if state.endswith('but') else ': '}{why}")
     if state == "not mended": raise typer.Exit(1)
 

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from .faults import LABS
 from .orchestrate import open_build
 from .settings import WorkbookError, did_you_mean, repo_root, settings
 
@@ -218,14 +219,14 @@ def progress_path() -> Path:
     "Where progress is noted; as first asked, for a notebook may move into a scratch state folder later"
     return settings().paths.state/"course.json"
 
-def read_progress(path: Path) -> dict[str, dict[str, str]]: # stage -> number -> state
+def read_progress(path: Path) -> dict[str, dict[str, str]]: # stage -> number -> state; labs -> name -> state
     "What a reader has solved; WorkbookError when the note cannot be read"
     if not path.exists(): return {}
     try: return json.loads(path.read_text(encoding="utf-8"))
     except ValueError: raise WorkbookError(f"{path.name} in the state folder cannot be read: delete it to begin the exercises anew") from None
 
-def note(path: Path, stage: str, number: int, state: str) -> None:
-    "Remember what became of an exercise, unless it is solved already"
+def note(path: Path, stage: str, number: int | str, state: str) -> None:
+    "Remember what became of an exercise, or of a lab (its stage is `labs`, its number is its name), unless it is solved already"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         known = read_progress(path)
@@ -318,16 +319,22 @@ class Progress:
         root, self.reader = root or repo_root(), "JPY_SESSION_NAME" in os.environ if reader is None else reader
         self.there = {row["notebook"]: row["exercises"] for row in notebook_table(root) if row["exercises"]}
         self.known = read_progress(path or progress_path()) if self.reader else {}
+        self.labs = len(LABS)
 
     def lines(self) -> list[tuple[str, int, int]]: # stage, solved, of
         "Solved exercises of each stage"
-        return [(stage, [*self.known.get(stage, {}).values()].count("correct"), number) for stage, number in self.there.items()]
+        return [(stage, self.solved(stage), number) for stage, number in self.there.items()]
+
+    def solved(self, stage: str) -> int:
+        "How many exercises of a stage are solved, or how many labs"
+        return [*self.known.get(stage, {}).values()].count("correct")
 
     def __repr__(self) -> str: return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", self._repr_markdown_())
 
     def _repr_markdown_(self) -> str:
         if not self.reader: return f"{sum(self.there.values())} exercises, in a notebook beside each stage. Run this cell in JupyterLab, and it shows your own progress."
         solved, there = sum(line[1] for line in self.lines()), sum(self.there.values())
-        rows = [f"| [{stage}](exercises/{stage}.ipynb) | {'●' * done}{'○' * (number - done)} | {done} of {number} |" for stage, done, number in self.lines()]
-        onward = next((f"Go on with [{stage}](exercises/{stage}.ipynb)." for stage, done, number in self.lines() if done < number), "All of it: well done.")
-        return "\n".join([f"**{solved} of {there} exercises solved.** {onward}", "", "| exercises of | | solved |", "|---|---|---|", *rows])
+        mended, parts = self.solved("labs"), [(f"[{stage}](exercises/{stage}.ipynb)", done, number) for stage, done, number in self.lines()]
+        rows = [f"| {name} | {'●' * done}{'○' * (number - done)} | {done} of {number} |" for name, done, number in [*parts, ("[labs](labs.ipynb)", mended, self.labs)]]
+        onward = next((f"Go on with {name}." for name, done, number in parts if done < number), "The [labs](labs.ipynb) wait." if mended < self.labs else "All of it: well done.")
+        return "\n".join([f"**{solved} of {there} exercises solved, {mended} of {self.labs} labs mended.** {onward}", "", "| | | done |", "|---|---|---|", *rows])

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['IN_TURN', 'shifted', 'learning_as_of', 'history_folder', 'write_note', 'is_finished', 'unanswered', 'place_champion',
            'earlier_answers', 'place', 'may_ask', 'mlflow_runs', 'stage_seconds', 'outputs', 'run_facts',
-           'record_month', 'record_retraining', 'tell', 'no_champion_yet', 'wait_for_answers', 'Watch', 'Lifecycle',
-           'Learn', 'build_dags', 'replay_environment', 'environment', 'replay_identity', 'start_over', 'to_do',
-           'take_up', 'fresh_airflow', 'start_airflow', 'AirflowEnded', 'check_alive', 'first_conf', 'first_champion',
-           'champion_now', 'conf_of', 'last_event', 'at_work', 'failures', 'run_of', 'month_line', 'follow_months',
-           'fill_airflow', 'let_months_pass', 'check_months', 'only_replay', 'tell_outcome', 'replay_history']
+           'record_month', 'record_retraining', 'tell', 'no_champion_yet', 'wait_for_answers', 'leave_a_core', 'Watch',
+           'Lifecycle', 'Learn', 'build_dags', 'replay_environment', 'environment', 'replay_identity', 'start_over',
+           'to_do', 'take_up', 'fresh_airflow', 'start_airflow', 'AirflowEnded', 'check_alive', 'first_conf',
+           'first_champion', 'champion_now', 'conf_of', 'last_event', 'at_work', 'failures', 'run_of', 'month_line',
+           'follow_months', 'fill_airflow', 'let_months_pass', 'check_months', 'only_replay', 'tell_outcome',
+           'replay_history']
 
 # %% ../nbs/history.ipynb #history-002
 import contextlib
@@ -237,12 +238,17 @@ def wait_for_answers(
             raise WorkbookError(f"The retraining that {waiting[0]} asked for was not answered: look at house_prices_retrain in Airflow, then clear this task.")
         time.sleep(0.5)
 
+def leave_a_core():
+    "Keep this task, and what it starts, off the first core where there are several: that one is for what everything waits for."
+    cores = sorted(getattr(os, "sched_getaffinity", lambda _: [])(0))
+    if len(cores) > 1: os.sched_setaffinity(0, cores[1:])
+
 class Watch(Beside):
     "Beside the stages of a month's run."
     def before(self, root, workspace, stage, conf):
         "The champion of that time, before the last stage; the stages before it give way to it and to a retraining."
         month = shifted(str(params(workspace)["as_of"]), -1)
-        if stage != list(loops(pipeline(workspace))["watch"])[-1]: return os.nice(10)
+        if stage != list(loops(pipeline(workspace))["watch"])[-1]: return leave_a_core()
         wait_for_answers(history_folder(root), month)
         place(root, workspace, month)
 
@@ -377,7 +383,7 @@ def fresh_airflow(
     found = prepare_airflow(root)
     version = max(home.glob("migrated-*"), key=lambda path: path.stat().st_mtime).name.removeprefix("migrated-")
     if not (home/f"empty-{version}.db").exists(): shutil.copy(home/"airflow.db", home/f"empty-{version}.db")
-    quick = {"CORE__PARALLELISM": 3, "CORE__DEFAULT_TASK_RETRIES": 2, "CORE__DEFAULT_TASK_RETRY_DELAY": 5, "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 1, "LOGGING__LOGGING_LEVEL": "WARNING"}
+    quick = {"CORE__PARALLELISM": 6, "CORE__DEFAULT_TASK_RETRIES": 2, "CORE__DEFAULT_TASK_RETRY_DELAY": 5, "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 1, "LOGGING__LOGGING_LEVEL": "WARNING"}
     return found | {f"AIRFLOW__{name}": str(value) for name, value in quick.items()} | {MARK: mark, "SPT_NOENV": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 
 def start_airflow(
@@ -604,7 +610,7 @@ def replay_history(
     first: str, # month to begin with, YYYY-MM
     last: str, # month to end with, YYYY-MM
     root: Path | None = None, # checkout; found when not given
-    parallel: int = 16, # months at a time
+    parallel: int = 8, # months at a time
     console: Any = None, # rich console
 ) -> Path: # the page
     "Let the months pass again, through Airflow, and write the page about them."

@@ -16,10 +16,12 @@ import base64
 import gzip
 import hashlib
 import html
+import importlib
 import json
 import re
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -404,7 +406,9 @@ def watch(build: Path, # folder of the stages' outputs
         if release["version"] is None:
             answers, result = pd.DataFrame(columns=[*ANSWER]), of_month | {"verdict": "no champion", "reasons": ["no model has been promoted yet"]} | FIGURES | {"rows": len(current)}
         else:
-            answers, then = price_sales(build, current, contract, release, given, url), reference_prices(build/"serve", reference, contract)
+            with ThreadPoolExecutor(1) as beside:
+                beside.submit(importlib.import_module, "evidently.presets.regression")     # takes seconds, and so does the server
+                answers, then = price_sales(build, current, contract, release, given, url), reference_prices(build/"serve", reference, contract)
             result = judge(reference, then, current, answers, contract, champion_facts(build/"serve"), limits, **of_month, why=source.get("why", ""), quarantined=set_aside(build, window))
         answers.sort_values(["month", "sale"]).drop_duplicates(["month", "sale"]).to_csv(folder/"predictions.csv", index=False)
         pd.DataFrame(result["checks"], columns=["name", "column", "test", "p", "effect", "limit", "passed", "reason"]).sort_values("p", kind="stable").to_csv(folder/"drift.csv", index=False)

@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'ASKED', 'MARKS', 'pipeline', 'listed', 'inside', 'graph', 'part', 'ancestors', 'loops',
            'stage_parameters', 'read_notebook', 'parameter_lines', 'declared', 'defaults', 'check_parameters',
-           'cell_line', 'engine', 'StageFailed', 'check_executed', 'scrub', 'steady', 'normalise', 'as_html', 'failure',
-           'execute', 'git', 'inputs', 'code_lineage', 'data_md5', 'lineage_tags', 'tracked', 'skip_grammar',
-           'write_report', 'run_stage', 'sample_key', 'relocate', 'move_in', 'build_sample', 'kept_sample',
-           'copy_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs', 'export_package', 'ready_sources',
-           'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'fill_workspace', 'make_workspace',
-           'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds', 'run_in_workspace',
-           'noter', 'run_month', 'Beside', 'newest_extra', 'stage_operator', 'work_of', 'operator_of', 'notebook_page',
-           'run_task', 'Keeping', 'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment',
-           'prepare_airflow', 'ask', 'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers',
-           'live_server', 'ask_prediction', 'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
+           'cell_line', 'engine', 'StageFailed', 'check_executed', 'scrub', 'steady', 'normalise', 'as_html',
+           'start_lightly', 'failure', 'execute', 'git', 'inputs', 'code_lineage', 'data_md5', 'lineage_tags',
+           'begin_run', 'tracked', 'write_report', 'run_stage', 'sample_key', 'relocate', 'move_in', 'build_sample',
+           'kept_sample', 'copy_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs', 'export_package',
+           'ready_sources', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'fill_workspace',
+           'make_workspace', 'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds',
+           'run_in_workspace', 'noter', 'run_month', 'Beside', 'newest_extra', 'stage_operator', 'work_of',
+           'operator_of', 'notebook_page', 'run_task', 'Keeping', 'kept_log', 'notebook_doc', 'build_dag',
+           'private_file', 'airflow_environment', 'prepare_airflow', 'ask', 'live_airflow', 'start_live', 'start_once',
+           'events', 'follow', 'answers', 'live_server', 'ask_prediction', 'champion_version', 'gate_rows', 'summarise',
+           'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
 import ast
 import atexit
 import contextlib
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -36,6 +38,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -262,6 +265,13 @@ def as_html(
     return exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0]
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-031
+def start_lightly():
+    "Spare the process seconds of start-up."
+    sys.modules.setdefault("rfc3987_syntax", None)
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze)
+
+# %% ../nbs/orchestrate.ipynb #orchestrate-033
 def failure(
     error: Exception, # from papermill or nbclient
     stage: str, # its notebook
@@ -296,7 +306,7 @@ def execute(
     except Exception as error: raise failure(error, source.stem) from error
     return notebook
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-037
+# %% ../nbs/orchestrate.ipynb #orchestrate-039
 def git(
     *arguments: str, # of the git command
     root: Path, # working directory
@@ -347,30 +357,47 @@ def lineage_tags(
             "dvc_stage_cmd": pipeline(root)[stage]["cmd"], "mlflow.source.name": f"nbs/{stage}.ipynb",
             "mlflow.source.type": "NOTEBOOK", "mlflow.source.git.commit": code["git_commit"]}
 
-# %% ../nbs/orchestrate.ipynb #orchestrate-040
+# %% ../nbs/orchestrate.ipynb #orchestrate-042
+def begin_run(
+    root: Path, # workspace or checkout
+    stage: str, # its name, and the run's
+    note: Path, # says which run it is, or why there is none
+) -> tuple[Any, str]: # MlflowClient, id of the run
+    "Begin the MLflow run of a stage, with lineage, and tell its notebook."
+    from nbformat.v4 import new_notebook
+    told = {"error": "the MLflow run of the stage could not be begun"}
+    try:
+        client = tracking(settings(root)).MlflowClient()
+        home = client.get_experiment_by_name(settings(root).mlflow.experiment).experiment_id
+        told = {"experiment_id": home, "run_id": client.create_run(home, run_name=stage, tags=lineage_tags(root, stage)).info.run_id}
+    finally:
+        draft = note.with_suffix(".draft")
+        draft.write_text(json.dumps(told))
+        draft.replace(note)
+    as_html(new_notebook(), stage)     # compiles the template of the pages
+    return client, told["run_id"]
+
 @contextlib.contextmanager
 def tracked(
     root: Path, # workspace or checkout
     stage: str, # its name, and the run's
 ) -> Iterator[Any]: # call it with a file to log the file
-    "An MLflow run around a stage, with lineage, ending FINISHED or FAILED."
-    mlflow = tracking(settings(root))
-    client = mlflow.MlflowClient()
-    home = client.get_experiment_by_name(settings(root).mlflow.experiment)
-    run = client.create_run(home.experiment_id, run_name=stage, tags=lineage_tags(root, stage)).info.run_id
-    os.environ["MLFLOW_RUN_ID"], status = run, "FAILED"
-    try:
-        yield lambda file: client.log_artifact(run, str(file), "notebook")
-        status = "FINISHED"
-        (root/f"reports/{stage}.run.json").write_text(json.dumps({"experiment_id": home.experiment_id, "run_id": run}))
-    finally:
-        client.set_terminated(run, status)
-        os.environ.pop("MLFLOW_RUN_ID", None)
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-042
-def skip_grammar():
-    "Spare the process a second of start-up."
-    sys.modules.setdefault("rfc3987_syntax", None)
+    "An MLflow run around a stage, ending FINISHED or FAILED."
+    note, status = root/f"reports/{stage}.run.json", "FAILED"
+    note.unlink(missing_ok=True)
+    os.environ["HOUSEMLOPS_RUN"] = str(note)
+    with ThreadPoolExecutor(1) as beside:
+        begun = beside.submit(begin_run, root, stage, note)
+        def log(file):
+            client, run = begun.result()
+            client.log_artifact(run, str(file), "notebook")
+        try:
+            yield log
+            status = "FINISHED"
+        finally:
+            client, run = begun.result()
+            client.set_terminated(run, status)
+            os.environ.pop("HOUSEMLOPS_RUN", None)
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-044
 def write_report(
@@ -394,7 +421,7 @@ def run_stage(
     "Check parameters, execute the stage's notebook, write its report, remember it in MLflow."
     if os.environ.get("HOUSEMLOPS_ONLY_STAGE", stage) != stage:
         raise WorkbookError(f"The outputs of {stage} for this code, data and month are not in the DVC remote, and this task may not make them: run {stage} (in Airflow: clear its task).")
-    skip_grammar()
+    start_lightly()
     import nbformat
     root = Path(root or repo_root())
     values = {"build": "build", **stage_parameters(root, stage)}

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['Port', 'WorkbookError', 'did_you_mean', 'repo_root', 'Section', 'Paths', 'Mlflow', 'Listener', 'Airflow', 'Apart',
            'Server', 'Workspaces', 'Alerts', 'Release', 'Settings', 'settings_sentence', 'check_environment',
-           'settings', 'params', 'whole_folder', 'file_sha256', 'folder_sha256', 'connect', 'tracking']
+           'settings', 'params', 'whole_folder', 'file_sha256', 'folder_sha256', 'connect', 'join_run', 'tracking']
 
 # %% ../nbs/settings.ipynb #settings-002
 import difflib
 import hashlib
+import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from configparser import ConfigParser
@@ -218,11 +220,20 @@ def connect(
         mlflow.create_experiment(chosen.experiment, artifact_location=place)
     mlflow.set_experiment(chosen.experiment)
 
+def join_run():
+    "In the notebook of a stage: make its MLflow run, which the stage begins meanwhile, the one that `mlflow.start_run` joins."
+    if not (note := os.environ.pop("HOUSEMLOPS_RUN", None)): return
+    while not Path(note).exists(): time.sleep(0.05)
+    told = json.loads(Path(note).read_text())
+    if "error" in told: raise WorkbookError(told["error"])
+    os.environ["MLFLOW_RUN_ID"] = told["run_id"]
+
 def tracking(
     chosen: Settings | None = None, # loaded when not given
 ) -> ModuleType: # mlflow
     "Point MLflow at the store of the settings, ready to use, and return it."
     from filelock import FileLock
+    if chosen is None: join_run()
     store = (chosen or settings()).mlflow
     os.environ.update(MLFLOW_TRACKING_URI=store.tracking_uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",
                       MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_LOGGING_LEVEL="WARNING",

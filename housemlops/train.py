@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['BLENDS', 'VERSIONS', 'MODEL_CLASS', 'training_arrays', 'giveaways', 'refuse_giveaways', 'Winsorize', 'scaled_inputs',
-           'tree_inputs', 'boosted_trees', 'Corrected', 'members', 'blend', 'one_thread', 'out_of_fold', 'scores',
-           'candidates', 'compare', 'choose', 'forecasts', 'honest_sales', 'spread_inputs', 'six_digits', 'fit_spread',
-           'reach_by_band', 'calibrate', 'coverage_width', 'rehearse', 'weighted_sum', 'Graph', 'write_step',
-           'write_scaled', 'write_linear', 'write_svr', 'next_below', 'exact_trees', 'histogram_trees', 'mostly_no',
-           'write_target_encoding', 'add_trees', 'write_trees', 'write_other', 'to_onnx', 'predict_onnx', 'parity',
-           'typical_house', 'as_request', 'request_example', 'proof_of', 'model_requirements', 'write_model',
-           'settle_description', 'model_source', 'log_training', 'find_training', 'train_holds', 'run_train']
+           'tree_inputs', 'boosted_trees', 'Corrected', 'members', 'blend', 'one_thread', 'side_by_side', 'fit_predict',
+           'out_of_fold', 'scores', 'candidates', 'compare', 'choose', 'forecasts', 'honest_sales', 'spread_inputs',
+           'six_digits', 'fit_spread', 'reach_by_band', 'calibrate', 'coverage_width', 'rehearse', 'weighted_sum',
+           'Graph', 'write_step', 'write_scaled', 'write_linear', 'write_svr', 'next_below', 'exact_trees',
+           'histogram_trees', 'mostly_no', 'write_target_encoding', 'add_trees', 'write_trees', 'write_other',
+           'to_onnx', 'predict_onnx', 'parity', 'typical_house', 'as_request', 'request_example', 'proof_of',
+           'model_requirements', 'write_model', 'settle_description', 'model_source', 'log_training', 'find_training',
+           'train_holds', 'run_train']
 
 # %% ../nbs/train.ipynb #train-002
 import hashlib
@@ -137,13 +138,22 @@ BLENDS = {"blend": ("boosted trees", "corrected svr"), "smooth blend": ("ridge",
 def blend(parts: dict[str, Any], name: str = "blend"): # -> sklearn VotingRegressor
     "The equal average of two members"
     from sklearn.ensemble import VotingRegressor
-    return VotingRegressor([(part, parts[part]) for part in BLENDS[name]])
+    return VotingRegressor([(part, parts[part]) for part in BLENDS[name]], n_jobs=1)     # the trees within are what runs side by side
 
 # %% ../nbs/train.ipynb #train-024
 def one_thread():
     "Keep numerical libraries to one thread while the block lasts"
     from threadpoolctl import threadpool_limits
     return threadpool_limits(limits=1)
+
+def side_by_side():
+    "Let what the block hands to joblib run in a process a core, with one thread each"
+    from joblib import parallel_config
+    return parallel_config("loky", n_jobs=-1, inner_max_num_threads=1)
+
+def fit_predict(model, X: np.ndarray, y: np.ndarray, known: np.ndarray, asked: np.ndarray) -> np.ndarray: # (n_asked,) log price
+    "Predictions for some sales by a model that saw others only"
+    with one_thread(): return clone(model).fit(X[known], y[known]).predict(X[asked])
 
 def out_of_fold(model, X: np.ndarray, y: np.ndarray, folds: int, seed: int) -> np.ndarray: # (n_sales,) log price
     "Predictions for each sale by a model that did not see it"
@@ -156,8 +166,13 @@ def scores(y: np.ndarray, predicted: np.ndarray) -> dict[str, float]: # both (n_
 
 def candidates(parts: dict[str, Any], X: np.ndarray, y: np.ndarray, folds: int, seed: int) -> dict[str, np.ndarray]: # name -> (n_sales,) log price
     "Out-of-fold predictions of the baseline, each member and each blend"
+    from joblib import Parallel, delayed
     from sklearn.dummy import DummyRegressor
-    guesses = {name: out_of_fold(model, X, y, folds, seed) for name, model in {"median": DummyRegressor(strategy="median"), **parts}.items()}
+    from sklearn.model_selection import KFold
+    models, splits = {"median": DummyRegressor(strategy="median"), **parts}, [*KFold(folds, shuffle=True, random_state=seed).split(X)]
+    with side_by_side(): found = iter(Parallel()(delayed(fit_predict)(model, X, y, *split) for model in models.values() for split in splits))
+    order = np.argsort(np.concatenate([asked for _, asked in splits]))
+    guesses = {name: np.concatenate([next(found) for _ in splits])[order] for name in models}
     return guesses | {name: np.mean([guesses[part] for part in pair], axis=0) for name, pair in BLENDS.items()}
 
 def compare(guesses: dict[str, np.ndarray], y: np.ndarray) -> pd.DataFrame: # one row a model
@@ -176,14 +191,14 @@ def forecasts(model, X: np.ndarray, y: np.ndarray, months: pd.Series | None, # o
               least: int = 200, # sales to learn from
              ) -> tuple[np.ndarray, np.ndarray]: # rows, and their log prices as forecast; in the order of the years
     "The sales of the last years, each year priced by a model that knew only what was sold before"
-    found = [(np.zeros(0, dtype=int), np.zeros(0))]
+    from joblib import Parallel, delayed
     newest = pd.Period(months.max(), "M") if months is not None else None
     starts = [(newest - (12 * year - 1)).strftime("%Y-%m") for year in range(years, -1, -1)] if newest else []
-    for start, end in zip(starts, starts[1:]):
-        known, asked = (months < start).to_numpy(), ((months >= start) & (months < end)).to_numpy()
-        if known.sum() < least or not asked.any(): continue
-        with one_thread(): found.append((np.flatnonzero(asked), clone(model).fit(X[known], y[known]).predict(X[asked])))
-    return tuple(np.concatenate(part) for part in zip(*found))
+    splits = [[np.flatnonzero(part) for part in (months < start, (months >= start) & (months < end))] for start, end in zip(starts, starts[1:])]
+    splits = [(known, asked) for known, asked in splits if len(known) >= least and len(asked)]
+    if not splits: return np.zeros(0, dtype=int), np.zeros(0)
+    with side_by_side(): found = Parallel()(delayed(fit_predict)(model, X, y, *split) for split in splits)
+    return np.concatenate([asked for _, asked in splits]), np.concatenate(found)
 
 def honest_sales(model, X: np.ndarray, y: np.ndarray, months: pd.Series | None, guess: np.ndarray, seed: int,
                 ) -> tuple[np.ndarray, np.ndarray]: # rows, and log prices by a model that did not know them
@@ -629,7 +644,7 @@ def run_train(build: Path, # folder of the stages' outputs
     rows, forecast = honest_sales(model, X, y, sale_months(train, contract), guesses[chosen["model"]], seed)
     honest = (X, y, guesses[chosen["model"]], rows, forecast, feature_plan(contract), coverage)
     rehearsal = rehearse(*honest)
-    with one_thread(): model.fit(X, y)
+    with one_thread(), side_by_side(): model.fit(X, y)
     graph, mlflow = to_onnx(model, X.shape[1]), tracking()
     later = encode(pd.read_parquet(Path(build)/"prepare/test.parquet", columns=contract.inputs), feature_plan(contract))    # without prices
     equal, example = {"train": parity(model, graph, X), "test": parity(model, graph, later)}, request_example(train.tail(1), contract)
