@@ -259,6 +259,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'housemlops.docs.page_table': ('docs.html#page_table', 'housemlops/docs.py'),
                                  'housemlops.docs.places': ('docs.html#places', 'housemlops/docs.py'),
                                  'housemlops.docs.plain_rst': ('docs.html#plain_rst', 'housemlops/docs.py'),
+                                 'housemlops.docs.plot_words': ('docs.html#plot_words', 'housemlops/docs.py'),
                                  'housemlops.docs.read_notebook': ('docs.html#read_notebook', 'housemlops/docs.py'),
                                  'housemlops.docs.read_run': ('docs.html#read_run', 'housemlops/docs.py'),
                                  'housemlops.docs.read_yaml': ('docs.html#read_yaml', 'housemlops/docs.py'),

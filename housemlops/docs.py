@@ -6,13 +6,14 @@
 __all__ = ['GROUPS', 'ROOM', 'GAP', 'CELL', 'TALL', 'AISLE', 'STOREY', 'DIRECTIVE', 'OPEN_SOURCE', 'DESCRIBE', 'lifecycle',
            'imported_rooms', 'room_imports', 'beneath', 'room_groups', 'support_rooms', 'beams', 'room_lines',
            'lifecycle_svg', 'save_picture', 'reduced', 'storeys', 'settled', 'places', 'arrow', 'house_svg',
-           'page_cell', 'exported_names', 'link_names', 'site_anchor', 'site_target', 'link_files', 'inline_picture',
-           'title_and_summary', 'read_notebook', 'comments_by_line', 'written_arguments', 'docments_rows', 'plain_rst',
-           'docments_table', 'mathml', 'licence_statements', 'licence', 'tools', 'unlicensed', 'read_yaml', 'read_run',
-           'handovers', 'released', 'decided', 'same', 'deploy_claims', 'together_claims', 'claims', 'cards',
-           'interface', 'schema_type', 'schema_limits', 'field_rows', 'routes', 'run_pages', 'size_note', 'links_line',
-           'histories', 'stamps', 'gather', 'table_after', 'helpers', 'notebook_page', 'page_table', 'api_page',
-           'inlined', 'all_pages', 'write_pages', 'sphinx', 'fingerprint', 'build_docs']
+           'plot_words', 'page_cell', 'exported_names', 'link_names', 'site_anchor', 'site_target', 'link_files',
+           'inline_picture', 'title_and_summary', 'read_notebook', 'comments_by_line', 'written_arguments',
+           'docments_rows', 'plain_rst', 'docments_table', 'mathml', 'licence_statements', 'licence', 'tools',
+           'unlicensed', 'read_yaml', 'read_run', 'handovers', 'released', 'decided', 'same', 'deploy_claims',
+           'together_claims', 'claims', 'cards', 'interface', 'schema_type', 'schema_limits', 'field_rows', 'routes',
+           'run_pages', 'size_note', 'links_line', 'histories', 'stamps', 'gather', 'table_after', 'helpers',
+           'notebook_page', 'page_table', 'api_page', 'inlined', 'all_pages', 'write_pages', 'sphinx', 'fingerprint',
+           'build_docs']
 
 # %% ../nbs/docs.ipynb #docs-002
 import ast
@@ -229,9 +230,22 @@ def house_svg(
 # %% ../nbs/docs.ipynb #docs-028
 DIRECTIVE = re.compile(r"^#\s*\|\s*(\w+).*\n?", re.MULTILINE)
 
+def plot_words(
+    source: str, # code that draws
+    heading: str, # above it
+) -> str: # alternative text
+    "What a plot is about: its heading, and the titles that are drawn into it."
+    def said(node): return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in getattr(node, "values", [node]))
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    titles = [word.value for call in calls for word in call.keywords if word.arg == "title"]
+    titles += [call.args[0] for call in calls if getattr(call.func, "attr", "").endswith("title") and call.args]
+    found = [text for text in map(said, titles) if re.search(r"\w{3}", text)]
+    return "Plot. " + ": ".join(filter(None, [heading, "; ".join(found)]))
+
 def page_cell(
     cell: dict, # of a notebook
     prose: Callable[[str], str], # what to do with text
+    heading: str = "", # the last one above it
 ) -> dict | None: # the cell of the page, or nothing
     "A cell as the site shows it: without directives, tagged when it is exported."
     if cell["cell_type"] != "code": return {**cell, "source": prose(cell["source"])}
@@ -239,7 +253,9 @@ def page_cell(
     source = DIRECTIVE.sub("", cell["source"]).strip("\n")
     if "hide" in directives or not source: return None
     exported = ["exported"] if directives & {"export", "exports", "exporti"} else []
-    return {**cell, "source": source, "metadata": {"tags": [*cell["metadata"].get("tags", []), *exported]}}
+    drawn = any(kind.startswith("image/") for output in cell.get("outputs", ()) for kind in output.get("data", ()))
+    told = {"mystnb": {"image": {"alt": plot_words(source, heading)}}} if drawn else {}
+    return {**cell, "source": source, "metadata": {"tags": [*cell["metadata"].get("tags", []), *exported], **told}}
 
 # %% ../nbs/docs.ipynb #docs-031
 def exported_names(
@@ -670,7 +686,10 @@ def notebook_page(
     "The page of a notebook."
     root, notebook = house["root"], house["notebooks"][name]
     def prose(text): return inline_picture(link_names(link_files(text, (root/f"nbs/{name}").parent, root), house["names"]), house["svg"])
-    cells = [page for cell in notebook["cells"] if (page := page_cell(cell, prose))]
+    cells, title = [], name
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown": title = (re.findall(r"(?m)^#+ (.+)$", cell["source"]) or [title])[-1]
+        if page := page_cell(cell, prose, title): cells.append(page)
     below = fill(root, "home.md.jinja", **house, **helpers(house)) if name == "index" else links_line(name, root, house["reports"], house["as_of"])
     heading = re.match(r"\s*# .*\n*(?:> .*\n?)*", cells[0]["source"])
     cut = heading.end() if heading else 0

@@ -624,6 +624,7 @@ def page_facts(
             "run": {**pages_of(latest, stages), "figures": figures(latest)} if latest.exists() else {},
             "ready": house.ready, "attention": colour == "ill", "airflow": airflow and airflow.service.page,
             "runs": [run for run in runs if run["pages"]],
+            "months": sum(len([*(state/name).glob("????-??/run.json")]) for name in ("history", "replay/history")),
             "foot": f"{house.processes} processes, {round(sum(house.memory.values()), -1):,.0f} MB of memory"}
 
 def front_html(

@@ -127,12 +127,13 @@ class Page(HTMLParser):
     "The links, resources and anchors of a page."
     def __init__(self, path):
         super().__init__()
-        self.links, self.resources, self.anchors, self.relations = [], [], set(), {}
+        self.links, self.resources, self.anchors, self.relations, self.told = [], [], set(), {}, []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         given = {name: value or "" for name, value in attributes}
         self.anchors |= {given.get("id"), given.get("name") if tag == "a" else None}
+        if tag == "img": self.told.append(given.get("alt"))
         if tag == "a" and "href" in given: self.links.append(given["href"])
         if tag == "link" and given.get("rel") in ("next", "prev"): self.relations[given["rel"]] = given["href"]
         elif tag == "link": self.resources.append(given.get("href", ""))
@@ -176,6 +177,12 @@ def test_no_dead_link(site, pages):
             if not target.is_file() or (parts.fragment and known and unquote(parts.fragment) not in known.anchors):
                 dead.append(f"{path.relative_to(site)}: {link}")
     assert not dead
+
+
+def test_each_plot_is_told_in_words(site, pages):
+    told = {path.name: page.told for path, page in pages.items() if path.parent == site}
+    assert sum(words.startswith("Plot. ") for page in told.values() for words in page) > 25
+    assert not [(name, words) for name, page in told.items() for words in page if words is None or re.search(r"\.(png|svg|webp)$|_images", words)]
 
 
 def test_nothing_is_loaded_from_another_host(site, pages):
