@@ -6,17 +6,15 @@
 __all__ = ['ROOMS', 'NEEDS', 'DATA', 'crowned', 'python_name', 'python_names', 'field_source', 'filled', 'request_source',
            'travelling', 'program_files', 'program_of', 'pinned', 'measured', 'release_note', 'write_release',
            'serve_folder', 'publish', 'generate', 'deploy', 'live_environment', 'serve_holds', 'run_serve', 'free_port',
-           'ask', 'end_with_parent', 'running', 'wait_until_alive']
+           'ask', 'running', 'wait_until_alive']
 
 # %% ../nbs/serve.ipynb #serve-002
-import ctypes
 import hashlib
 import json
 import keyword
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -37,7 +35,7 @@ from . import engine, migrations, predict, prediction_log, web
 from .contract import Contract, load_contract, request_limits
 from .ingest import read_json, write_json
 from .promote import download
-from .settings import Settings, WorkbookError, file_sha256, folder_sha256, settings, tracking, whole_folder
+from .settings import Settings, WorkbookError, end_with_parent, file_sha256, folder_sha256, settings, tracking, whole_folder
 
 # %% ../nbs/serve.ipynb #serve-008
 def crowned(mlflow, receipt: dict, # of the stage `promote`, with a champion
@@ -229,10 +227,6 @@ def ask(url: str, body: object = None, timeout: float = 10.0) -> tuple[int, obje
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer: return answer.status, json.load(answer)
     except urllib.error.HTTPError as error: return error.code, json.load(error)
-
-def end_with_parent() -> None:
-    "Let the kernel of Linux end this process when its parent dies, even of a kill -9"
-    if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGTERM)      # 1 is PR_SET_PDEATHSIG
 
 @contextmanager
 def running(server: Path, # folder of a generated server

@@ -5,14 +5,18 @@
 # %% auto #0
 __all__ = ['Port', 'WorkbookError', 'did_you_mean', 'repo_root', 'Section', 'Paths', 'Mlflow', 'Listener', 'Airflow', 'Apart',
            'Server', 'Workspaces', 'Alerts', 'Release', 'Settings', 'settings_sentence', 'check_environment',
-           'settings', 'params', 'whole_folder', 'file_sha256', 'folder_sha256', 'connect', 'join_run', 'tracking']
+           'settings', 'params', 'whole_folder', 'file_sha256', 'folder_sha256', 'end_with_parent', 'connect',
+           'join_run', 'tracking']
 
 # %% ../nbs/settings.ipynb #settings-002
+import ctypes
 import difflib
 import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -209,6 +213,11 @@ def folder_sha256(
     return hashlib.sha256(lines.encode()).hexdigest()
 
 # %% ../nbs/settings.ipynb #settings-038
+def end_with_parent():
+    "Let Linux end this process when its parent dies, even of a `kill -9`."
+    if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGTERM)     # 1 is PR_SET_PDEATHSIG
+
+# %% ../nbs/settings.ipynb #settings-040
 def connect(
     mlflow: ModuleType, # already pointed at its store
     chosen: Mlflow, # settings of the store

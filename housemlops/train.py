@@ -30,7 +30,7 @@ from . import predict
 from .contract import Contract, feature_plan, load_contract, mlflow_signature, row_fingerprints
 from .ingest import read_json, sale_months, write_json
 from .predict import encode, interval, standard_steps
-from .settings import WorkbookError, folder_sha256, settings, tracking, whole_folder
+from .settings import WorkbookError, end_with_parent, folder_sha256, settings, tracking, whole_folder
 
 # %% ../nbs/train.ipynb #train-008
 def training_arrays(train: pd.DataFrame, # (n_sales, n_columns) typed
@@ -149,7 +149,7 @@ def one_thread():
 def side_by_side():
     "Let what the block hands to joblib run in a process a core, with one thread each"
     from joblib import parallel_config
-    return parallel_config("loky", n_jobs=-1, inner_max_num_threads=1)
+    return parallel_config("loky", n_jobs=-1, inner_max_num_threads=1, initializer=end_with_parent)
 
 def fit_predict(model, X: np.ndarray, y: np.ndarray, known: np.ndarray, asked: np.ndarray) -> np.ndarray: # (n_asked,) log price
     "Predictions for some sales by a model that saw others only"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checkout import STAGES
+from checkout import STAGES, clone
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,36 @@ def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(learne
     assert run.returncode == 1 and f"{stage} stopped because the kernel" in text and "Traceback" not in text, text
     done, text = learner.run("--force", stage)
     assert done[stage] == "ran" and learner.outs() == learner.first, text
+
+
+FITS = """
+import os, time
+from joblib import Parallel, delayed
+from housemlops.train import side_by_side
+with side_by_side(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends a process with its parent")
+def test_fits_that_run_side_by_side_end_with_their_stage():
+    stage = subprocess.Popen([sys.executable, "-c", FITS], stderr=subprocess.DEVNULL)
+    me, end = psutil.Process(stage.pid), time.monotonic() + 60
+    while len(workers := [child for child in me.children() if "LokyProcess" in " ".join(child.cmdline())]) < min(2, os.cpu_count()) and time.monotonic() < end: time.sleep(0.2)
+    time.sleep(3)      # they have begun
+    assert workers
+    stage.kill()
+    stage.wait()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
+def test_the_other_city_goes_all_the_way(learner, tmp_path):
+    town = clone(tmp_path/"workbook")
+    town.git("checkout", "--quiet", "HEAD~1", "params.yaml")      # as it comes, without what makes tests quick
+    town.params(lambda given: given.update(dataset="windsor"))
+    done, text = town.run()
+    assert done == dict.fromkeys(STAGES, "ran") and "Champion: house-prices-windsor version 1" in text, text
+    code, text = town.housemlops("simulate", "--shift", "inflation")
+    assert code == 0 and "as it should be" in text, text
 
 
 def test_an_edited_cell_is_used(learner):
