@@ -149,7 +149,7 @@ def one_thread():
 def side_by_side():
     "Let what the block hands to joblib run in a process a core, with one thread each"
     from joblib import parallel_config
-    return parallel_config("loky", n_jobs=-1, inner_max_num_threads=1, initializer=end_with_parent)
+    return parallel_config("loky", n_jobs=-1, inner_max_num_threads=1, max_nbytes=None, initializer=end_with_parent)
 
 def fit_predict(model, X: np.ndarray, y: np.ndarray, known: np.ndarray, asked: np.ndarray) -> np.ndarray: # (n_asked,) log price
     "Predictions for some sales by a model that saw others only"
