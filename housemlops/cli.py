@@ -193,10 +193,10 @@ def break_(
 @app.command()
 def check(name: str = LAB):
     "Say whether the fault of a lab is mended; exit 1 when it is not."
-    from housemlops.course import note
+    from housemlops.course import note, progress_path
     from housemlops.labs import check_lab, labs_home
     state, why = check_lab(name)
-    note(labs_home().parent/"course.json", "labs", name, "correct" if state == "mended" else "not yet")
+    note(labs_home().parent/progress_path().name, "labs", name, "correct" if state == "mended" else "not yet")
     typer.echo(f"{typer.style(state, {'mended': 'green', 'not mended': 'red'}.get(state, 'yellow'))}{' ' if state.endswith('but') else ': '}{why}")
     if state == "not mended": raise typer.Exit(1)
 

@@ -80,7 +80,7 @@ def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(learne
 
 
 FITS = """
-import os, time
+import time
 from joblib import Parallel, delayed
 from housemlops.train import side_by_side
 with side_by_side(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
