@@ -267,13 +267,14 @@ def synced(
 ):
     "Clean and export a copy of the notebooks, and make the blanks of the exercises from their solutions."
     from housemlops.course import write_blanks
+    from housemlops.orchestrate import export_modules, run_tool
     for name in ("nbs", "housemlops", "pyproject.toml"):
         source = root/name
         shutil.copytree(source, copy/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")) if source.is_dir() else shutil.copy(source, copy)
     write_blanks(copy)
-    for tool in ("nbdev-clean", "nbdev-export"):
-        done = subprocess.run([Path(sys.executable).with_name(tool)], cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
-        if done.returncode: raise WorkbookError(f"{tool} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    run_tool("ruff", "format", "--quiet", "nbs", root=copy)
+    run_tool("nbdev-clean", root=copy)
+    export_modules(copy)
 
 def differences(
     root: Path, # repository

@@ -8,14 +8,14 @@ __all__ = ['TYPES', 'STOPPED', 'ANSWERS', 'ASKED', 'MARKS', 'pipeline', 'listed'
            'cell_line', 'engine', 'StageFailed', 'check_executed', 'scrub', 'steady', 'normalise', 'as_html',
            'start_lightly', 'failure', 'execute', 'git', 'inputs', 'code_lineage', 'data_md5', 'lineage_tags',
            'begin_run', 'tracked', 'write_report', 'run_stage', 'sample_key', 'relocate', 'move_in', 'build_sample',
-           'kept_sample', 'copy_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs', 'export_package',
-           'ready_sources', 'dvc', 'share_cache', 'place_ledger', 'set_as_of', 'workspace_path', 'fill_workspace',
-           'make_workspace', 'finish_workspace', 'prune_workspaces', 'run_environment', 'repro', 'effect_holds',
-           'run_in_workspace', 'noter', 'run_month', 'Beside', 'newest_extra', 'stage_operator', 'work_of',
-           'operator_of', 'notebook_page', 'run_task', 'Keeping', 'kept_log', 'notebook_doc', 'build_dag',
-           'private_file', 'airflow_environment', 'prepare_airflow', 'ask', 'live_airflow', 'start_live', 'start_once',
-           'events', 'follow', 'answers', 'live_server', 'ask_prediction', 'champion_version', 'gate_rows', 'summarise',
-           'run_lifecycle']
+           'kept_sample', 'copy_sample', 'open_build', 'head_commit', 'snapshot', 'strip_outputs', 'run_tool',
+           'export_modules', 'export_package', 'ready_sources', 'dvc', 'share_cache', 'place_ledger', 'set_as_of',
+           'workspace_path', 'fill_workspace', 'make_workspace', 'finish_workspace', 'prune_workspaces',
+           'run_environment', 'repro', 'effect_holds', 'run_in_workspace', 'noter', 'run_month', 'Beside',
+           'newest_extra', 'stage_operator', 'work_of', 'operator_of', 'notebook_page', 'run_task', 'Keeping',
+           'kept_log', 'notebook_doc', 'build_dag', 'private_file', 'airflow_environment', 'prepare_airflow', 'ask',
+           'live_airflow', 'start_live', 'start_once', 'events', 'follow', 'answers', 'live_server', 'ask_prediction',
+           'champion_version', 'gate_rows', 'summarise', 'run_lifecycle']
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
 import ast
@@ -568,14 +568,31 @@ def strip_outputs(
     path.write_text(json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-060
+def run_tool(
+    *command: str, # program of this environment, and its arguments
+    root: Path, # checkout, workspace, or a copy with nbs/, housemlops/ and pyproject.toml
+):
+    "Run a program of this environment; WorkbookError with its last line when it fails."
+    program = Path(sys.executable).with_name(command[0])
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([program, *command[1:]], cwd=root, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise WorkbookError(f"{command[0]} failed: {lines[-1]}")
+
+def export_modules(
+    root: Path, # as above
+):
+    "Write the modules that the notebooks export, in the common format."
+    run_tool("nbdev-export", root=root)
+    run_tool("ruff", "format", "--quiet", "housemlops", root=root)
+
 def export_package(
     workspace: Path, # a worktree
     changed: list[str], # uncommitted files
 ):
     "Export the notebooks with the workspace's own configuration; refuse modules edited by hand."
-    tool = Path(sys.executable).with_name("nbdev-export")
-    done = subprocess.run([tool], cwd=workspace, env=os.environ | {"PYTHONPATH": str(workspace)}, capture_output=True, text=True)
-    if done.returncode: raise WorkbookError(f"The notebooks could not be exported: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    export_modules(workspace)
     for module in git("diff", "--name-only", "--", "housemlops", root=workspace).splitlines():
         notebook = f"nbs/{Path(module).stem}.ipynb"
         if module != "housemlops/_modidx.py" and notebook not in changed:
