@@ -8,6 +8,7 @@ The clone is this checkout as it is, uncommitted edits included, in a scratch fo
 its environment, also when its parent has gone. Memory is their proportional set size (PSS): pages that processes share are counted once. A stage's
 seconds are from its start to its end, while other months may be at work beside it, so their sum is larger than the whole.
 """
+
 import argparse
 import json
 import os
@@ -36,6 +37,7 @@ PORTS = ("AIRFLOW", "MLFLOW", "SERVER", "FRONT", "JUPYTER")
 
 class Watch(threading.Thread):
     "The memory of all processes that carry a mark, looked at every so often until it is told to stop"
+
     def __init__(self, mark: str, every: float = 1.0):
         super().__init__(daemon=True)
         self.mark, self.every, self.over = mark, every, threading.Event()
@@ -44,7 +46,8 @@ class Watch(threading.Thread):
     def ours(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):
             key = process.pid, process.create_time()
-            if key not in self.known: self.known[key] = process.environ().get(MARK) == self.mark
+            if key not in self.known:
+                self.known[key] = process.environ().get(MARK) == self.mark
             return self.known[key]
         return False
 
@@ -52,71 +55,142 @@ class Watch(threading.Thread):
         "MB of all of them, and how many there are"
         total, count = 0, 0
         for process in filter(self.ours, psutil.process_iter()):
-            with suppress(psutil.Error, OSError): total, count = total + process.memory_full_info().pss, count + 1
-        return total/1e6, count
+            with suppress(psutil.Error, OSError):
+                total, count = total + process.memory_full_info().pss, count + 1
+        return total / 1e6, count
 
     def run(self):
         while not self.over.wait(self.every):
             memory, processes = self.look()
-            if memory > self.peak: self.peak, self.processes = memory, processes
+            if memory > self.peak:
+                self.peak, self.processes = memory, processes
 
 
 def clone(folder: Path) -> None:
     "This checkout as it is, without what it has run"
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(["git", "clone", "--quiet", "--shared", repo_root(), folder], check=True)
-    subprocess.run(["git", "-C", folder, "checkout", "--quiet", "-B", "main", snapshot(repo_root())[0]], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--shared", repo_root(), folder], check=True
+    )
+    subprocess.run(
+        [
+            "git",
+            "-C",
+            folder,
+            "checkout",
+            "--quiet",
+            "-B",
+            "main",
+            snapshot(repo_root())[0],
+        ],
+        check=True,
+    )
 
 
-def replay(folder: Path, first: str, last: str) -> tuple[float, Watch, int]: # seconds, memory, processes left over
+def replay(
+    folder: Path, first: str, last: str
+) -> tuple[float, Watch, int]:  # seconds, memory, processes left over
     "One replay in the clone; its own words are printed"
     mark = secrets.token_hex(8)
-    ports = {f"HOUSEMLOPS_{name}_PORT": str(21000 + os.getpid() % 9000 + i) for i, name in enumerate(PORTS)}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))}
+    ports = {
+        f"HOUSEMLOPS_{name}_PORT": str(21000 + os.getpid() % 9000 + i)
+        for i, name in enumerate(PORTS)
+    }
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     watch, began = Watch(mark), time.monotonic()
     watch.start()
-    subprocess.run([Path(sys.executable).with_name("housemlops"), "replay-history", "--from", first, "--to", last], cwd=folder,
-                   env={**kept, **ports, MARK: mark, "PYTHONPATH": str(folder), "PATH": path}, check=True)
+    subprocess.run(
+        [
+            Path(sys.executable).with_name("housemlops"),
+            "replay-history",
+            "--from",
+            first,
+            "--to",
+            last,
+        ],
+        cwd=folder,
+        env={**kept, **ports, MARK: mark, "PYTHONPATH": str(folder), "PATH": path},
+        check=True,
+    )
     seconds = time.monotonic() - began
     watch.over.set()
     watch.join()
     return seconds, watch, watch.look()[1]
 
 
-def stages(history: Path) -> dict[str, list[float]]: # stage -> seconds of each run, those of the first champion included
+def stages(
+    history: Path,
+) -> dict[
+    str, list[float]
+]:  # stage -> seconds of each run, those of the first champion included
     "What the stages took, as the months remember"
     found = defaultdict(list)
-    for note in [*sorted(history.glob("*/run.json")), *sorted(history.glob("*/retraining.json")), *history.glob("first.json")]:
+    for note in [
+        *sorted(history.glob("*/run.json")),
+        *sorted(history.glob("*/retraining.json")),
+        *history.glob("first.json"),
+    ]:
         for stage, seconds in json.loads(note.read_text()).get("seconds", {}).items():
-            if stage != "total": found[stage].append(seconds)
+            if stage != "total":
+                found[stage].append(seconds)
     return found
 
 
-def folder_size(folder: Path) -> float: # MB
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())/1e6
+def folder_size(folder: Path) -> float:  # MB
+    return (
+        sum(
+            path.stat().st_size
+            for path in folder.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        )
+        / 1e6
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="first", default="2008-01")
     parser.add_argument("--to", dest="last", default="2010-07")
-    parser.add_argument("--folder", type=Path, default=Path(gettempdir())/"housemlops-replay")
-    parser.add_argument("--again", action="store_true", help="continue in the clone that is there")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(gettempdir()) / "housemlops-replay"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="continue in the clone that is there"
+    )
     given = parser.parse_args()
-    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total/1e9:.0f} GB, Python {platform.python_version()}")
-    if not given.again: clone(given.folder)
-    state = given.folder/"var/replay"
-    for name in (["continued"] if given.again else ["from an empty cache"]) + ["nothing changed"]:
+    print(
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, Python {platform.python_version()}"
+    )
+    if not given.again:
+        clone(given.folder)
+    state = given.folder / "var/replay"
+    for name in (["continued"] if given.again else ["from an empty cache"]) + [
+        "nothing changed"
+    ]:
         seconds, watch, left = replay(given.folder, given.first, given.last)
-        print(f"{name}: {seconds:.0f} s, at most {watch.peak:,.0f} MB (PSS) in {watch.processes} processes, {left} left over\n")
+        print(
+            f"{name}: {seconds:.0f} s, at most {watch.peak:,.0f} MB (PSS) in {watch.processes} processes, {left} left over\n"
+        )
     print(f"{'stage':<10} {'runs':>5} {'median s':>9} {'all s':>7}")
-    taken = stages(state/"history")
-    for stage, seconds in taken.items(): print(f"{stage:<10} {len(seconds):>5} {median(seconds):>9.1f} {sum(seconds):>7.0f}")
-    print(f"{'all':<10} {sum(map(len, taken.values())):>5} {'':>9} {sum(map(sum, taken.values())):>7.0f}")
+    taken = stages(state / "history")
+    for stage, seconds in taken.items():
+        print(
+            f"{stage:<10} {len(seconds):>5} {median(seconds):>9.1f} {sum(seconds):>7.0f}"
+        )
+    print(
+        f"{'all':<10} {sum(map(len, taken.values())):>5} {'':>9} {sum(map(sum, taken.values())):>7.0f}"
+    )
     print()
-    for label, value, note in history_facts(read_months(state/"history")): print(f"{label}: {value}, {note}")
-    for name in ("page", "history"): print(f"{name}: {folder_size(state/name):.0f} MB")
+    for label, value, note in history_facts(read_months(state / "history")):
+        print(f"{label}: {value}, {note}")
+    for name in ("page", "history"):
+        print(f"{name}: {folder_size(state / name):.0f} MB")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
 """Where the time of a price goes: the generated server's own parts, one after the other, without HTTP"""
+
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -8,15 +9,20 @@ from statistics import median
 
 class Kept:
     "A log that keeps the rows it is given"
-    def __init__(self): self.groups = []
-    def write(self, rows: list[dict]) -> None: self.groups.append(rows)
+
+    def __init__(self):
+        self.groups = []
+
+    def write(self, rows: list[dict]) -> None:
+        self.groups.append(rows)
 
 
-def breakdown(server: Path, # folder of the generated server; nothing else is imported
-              url: str, # of an empty database
-              bodies: list[bytes], # requests
-              sizes: Sequence[int], # of groups
-             ) -> dict[str, list[float]]: # part -> microseconds a house, for each size
+def breakdown(
+    server: Path,  # folder of the generated server; nothing else is imported
+    url: str,  # of an empty database
+    bodies: list[bytes],  # requests
+    sizes: Sequence[int],  # of groups
+) -> dict[str, list[float]]:  # part -> microseconds a house, for each size
     "What each part of the server takes"
     sys.path.insert(0, str(server))
     import numpy as np
@@ -25,12 +31,13 @@ def breakdown(server: Path, # folder of the generated server; nothing else is im
     from house import House
     from prediction_log import PredictionLog
     from pydantic import TypeAdapter
+
     log, adapter, found = PredictionLog(url), TypeAdapter(House), {}
-    desk = Desk(House, Standing(server/"model"), log)
+    desk = Desk(House, Standing(server / "model"), log)
     desk.open_log()
     release, desk.log = desk.standing.release, Kept()
 
-    def clock(label: str, task: Callable, given: list) -> list: # results
+    def clock(label: str, task: Callable, given: list) -> list:  # results
         results, took = [], []
         for one in given:
             start = time.perf_counter()
@@ -40,15 +47,37 @@ def breakdown(server: Path, # folder of the generated server; nothing else is im
         return results
 
     for size in sizes:
-        houses = clock("parse and check", lambda group: [adapter.validate_json(body) for body in group], [bodies[i:i + size] for i in range(0, len(bodies) - size, size)])
-        values = clock("values", lambda group: [desk.values(house, release.inputs) for house in group], houses)
-        rows = clock("encode", lambda group: np.array([release.encode_row(house) for house in group], dtype=np.float32), values)
+        houses = clock(
+            "parse and check",
+            lambda group: [adapter.validate_json(body) for body in group],
+            [bodies[i : i + size] for i in range(0, len(bodies) - size, size)],
+        )
+        values = clock(
+            "values",
+            lambda group: [desk.values(house, release.inputs) for house in group],
+            houses,
+        )
+        rows = clock(
+            "encode",
+            lambda group: np.array(
+                [release.encode_row(house) for house in group], dtype=np.float32
+            ),
+            values,
+        )
         clock("model", release.log_prices, rows)
         clock("price", release.price, values)
-        answers = clock("answer", lambda group: desk.answer([("predict", [house]) for house in group]), houses)
-        clock("log", log.write, desk.log.groups[-len(houses):])
-        clock("write JSON", lambda group: [answer_json(one) for one, in group], answers)
-    price, answer, _ = (np.array(found.pop(label)) for label in ("price", "answer", "values"))
+        answers = clock(
+            "answer",
+            lambda group: desk.answer([("predict", [house]) for house in group]),
+            houses,
+        )
+        clock("log", log.write, desk.log.groups[-len(houses) :])
+        clock(
+            "write JSON", lambda group: [answer_json(one) for (one,) in group], answers
+        )
+    price, answer, _ = (
+        np.array(found.pop(label)) for label in ("price", "answer", "values")
+    )
     found["interval, warnings"] = (price - found["encode"] - found["model"]).tolist()
     found["values, id, row of the log"] = (answer - price).tolist()
     desk.log = log

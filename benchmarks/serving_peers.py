@@ -1,4 +1,5 @@
 """What benchmarks/serving.py compares with: the scikit-learn pipeline, and three servers, made by `uvicorn --factory`, with their files named in the environment"""
+
 import inspect
 import json
 import logging
@@ -11,21 +12,43 @@ def request_model():
     "The generated project's House"
     sys.path.insert(0, os.environ["BENCH_SERVER"])
     from house import House
+
     return House
 
 
 def constant():
     from fastapi import FastAPI
     from pydantic import BaseModel
+
     House, app = request_model(), FastAPI()
 
     class Price(BaseModel):
-        id: str; price: float; low: float; high: float; level: float; currency: str; unit: str; model: str; version: int; warnings: list[str]
+        id: str
+        price: float
+        low: float
+        high: float
+        level: float
+        currency: str
+        unit: str
+        model: str
+        version: int
+        warnings: list[str]
 
     @app.post("/predict")
     async def predict(house: House) -> Price:
-        return Price(id="b1dc4a35fb91-0123456789abcdef", price=180_000.0, low=160_000.0, high=200_000.0, level=0.9, currency="USD",
-                     unit="USD per house sale", model="house-prices", version=1, warnings=[])
+        return Price(
+            id="b1dc4a35fb91-0123456789abcdef",
+            price=180_000.0,
+            low=160_000.0,
+            high=200_000.0,
+            level=0.9,
+            currency="USD",
+            unit="USD per house sale",
+            model="house-prices",
+            version=1,
+            warnings=[],
+        )
+
     return app
 
 
@@ -36,13 +59,18 @@ def plain():
     from fastapi import FastAPI
 
     from housemlops.predict import encode
+
     House, app = request_model(), FastAPI()
-    model, plan = joblib.load(os.environ["BENCH_ESTIMATOR"]), json.loads(Path(os.environ["BENCH_PLAN"]).read_text(encoding="utf-8"))
+    model, plan = (
+        joblib.load(os.environ["BENCH_ESTIMATOR"]),
+        json.loads(Path(os.environ["BENCH_PLAN"]).read_text(encoding="utf-8")),
+    )
 
     @app.post("/predict")
     def predict(house: House) -> dict:
         frame = pd.DataFrame([house.model_dump(by_alias=True)])
         return {"price": float(np.exp(model.predict(encode(frame, plan)))[0])}
+
     return app
 
 
@@ -51,16 +79,23 @@ def bridge():
     from fastapi import FastAPI
     from sqlalchemy import JSON, create_engine
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-    House, app, client = request_model(), FastAPI(), httpx.AsyncClient(base_url=os.environ["BENCH_BEHIND"], timeout=60)
+
+    House, app, client = (
+        request_model(),
+        FastAPI(),
+        httpx.AsyncClient(base_url=os.environ["BENCH_BEHIND"], timeout=60),
+    )
     engine = create_engine(os.environ["BENCH_DATABASE"])
 
-    class Base(DeclarativeBase): pass
+    class Base(DeclarativeBase):
+        pass
 
     class Prediction(Base):
         __tablename__ = "predictions"
         id: Mapped[int] = mapped_column(primary_key=True)
         inputs: Mapped[dict] = mapped_column(JSON)
         price: Mapped[float]
+
     Base.metadata.create_all(engine)
 
     @app.post("/predict")
@@ -72,28 +107,43 @@ def bridge():
             session.add(Prediction(inputs=inputs, price=price))
             session.commit()
         return {"price": price}
+
     return app
 
 
-def as_frame(house: dict) -> dict: return {"dataframe_split": {"columns": [*house], "data": [[*house.values()]]}}
+def as_frame(house: dict) -> dict:
+    return {"dataframe_split": {"columns": [*house], "data": [[*house.values()]]}}
 
 
-def mlflow_price(answer: dict) -> float: # the first number of the only row
+def mlflow_price(answer: dict) -> float:  # the first number of the only row
     row = answer["predictions"][0]
     return next(iter(row.values())) if isinstance(row, dict) else row
 
 
-def fit(build: Path, contract, graph: bytes): # -> sklearn estimator
+def fit(build: Path, contract, graph: bytes):  # -> sklearn estimator
     "The scikit-learn pipeline behind the champion, fitted as the stage `train` does and proven to give the same prices"
     import pandas as pd
 
     from housemlops import train
     from housemlops.contract import feature_plan
     from housemlops.settings import params
+
     known, plan = params(build.parent)["train"], feature_plan(contract)
-    X, y = train.training_arrays(pd.read_parquet(build/"prepare/train.parquet"), contract)
-    parts = train.members(plan, **{name: known[name] for name in inspect.signature(train.members).parameters if name in known})
-    with train.one_thread(): model = train.choose(pd.read_csv(build/"train/comparison.csv", index_col="model"), parts)[1].fit(X, y)
+    X, y = train.training_arrays(
+        pd.read_parquet(build / "prepare/train.parquet"), contract
+    )
+    parts = train.members(
+        plan,
+        **{
+            name: known[name]
+            for name in inspect.signature(train.members).parameters
+            if name in known
+        },
+    )
+    with train.one_thread():
+        model = train.choose(
+            pd.read_csv(build / "train/comparison.csv", index_col="model"), parts
+        )[1].fit(X, y)
     train.parity(model, graph, X)
     return model
 
@@ -106,6 +156,15 @@ def save_sklearn(model, contract, folder: Path) -> None:
 
     from housemlops.contract import feature_plan, mlflow_signature
     from housemlops.predict import encode
-    logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)      # it warns of pickles
-    pipeline = make_pipeline(FunctionTransformer(encode, kw_args={"plan": feature_plan(contract)}), model)
-    mlflow.sklearn.save_model(pipeline, folder, signature=mlflow_signature(contract), serialization_format="cloudpickle", pip_requirements=[])
+
+    logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)  # it warns of pickles
+    pipeline = make_pipeline(
+        FunctionTransformer(encode, kw_args={"plan": feature_plan(contract)}), model
+    )
+    mlflow.sklearn.save_model(
+        pipeline,
+        folder,
+        signature=mlflow_signature(contract),
+        serialization_format="cloudpickle",
+        pip_requirements=[],
+    )

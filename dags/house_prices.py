@@ -1,4 +1,5 @@
 "The Airflow DAGs: a month watched, a retraining when one is asked for, the whole lifecycle on demand; their tasks are stages of dvc.yaml."
+
 from pathlib import Path
 
 from housemlops.history import build_dags

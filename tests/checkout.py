@@ -1,4 +1,5 @@
 "A learner's checkout: a clone of this repository as it is now, on the sample, and what is typed in it."
+
 import json
 import os
 import re
@@ -17,41 +18,90 @@ STAGES = list(graph(pipeline(ROOT)))
 
 class Checkout:
     "A learner's checkout, and what they type in it"
+
     def __init__(self, path: Path):
         self.path = path
-        self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))} | {
-            "PYTHONPATH": str(path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200",
-            **{f"HOUSEMLOPS_{name}_PORT": str(20000 + os.getpid() % 10000 + i) for i, name in enumerate(("AIRFLOW", "MLFLOW", "SERVER", "FRONT"))}}
+        self.environ = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))
+        } | {
+            "PYTHONPATH": str(path),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "200",
+            **{
+                f"HOUSEMLOPS_{name}_PORT": str(20000 + os.getpid() % 10000 + i)
+                for i, name in enumerate(("AIRFLOW", "MLFLOW", "SERVER", "FRONT"))
+            },
+        }
 
     def git(self, *arguments: str) -> str:
-        return subprocess.run(["git", "-C", self.path, "-c", "user.name=learner", "-c", "user.email=learner@localhost", *arguments],
-                              check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            [
+                "git",
+                "-C",
+                self.path,
+                "-c",
+                "user.name=learner",
+                "-c",
+                "user.email=learner@localhost",
+                *arguments,
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
 
     def housemlops(self, *arguments: str) -> tuple[int, str]:
-        done = subprocess.run([Path(sys.executable).with_name("housemlops"), *arguments], cwd=self.path, env=self.environ, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+        done = subprocess.run(
+            [Path(sys.executable).with_name("housemlops"), *arguments],
+            cwd=self.path,
+            env=self.environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+        )
         return done.returncode, done.stdout
 
     def run(self, *arguments: str, code: int = 0) -> tuple[dict[str, str], str]:
         "A run: what became of each stage, and all that was printed"
         found, text = self.housemlops("run", *arguments)
         assert found == code, text
-        return dict(re.findall(rf"^\s*({'|'.join(STAGES)})\s.*(ran|restored|unchanged|failed)", text, re.M)), text
+        return dict(
+            re.findall(
+                rf"^\s*({'|'.join(STAGES)})\s.*(ran|restored|unchanged|failed)",
+                text,
+                re.M,
+            )
+        ), text
 
     def params(self, change) -> None:
-        yaml, path = YAML(), self.path/"params.yaml"
+        yaml, path = YAML(), self.path / "params.yaml"
         content = yaml.load(path.read_text())
         change(content)
-        with path.open("w") as file: yaml.dump(content, file)
+        with path.open("w") as file:
+            yaml.dump(content, file)
 
-    def build(self, name: str) -> dict: return json.loads((self.path/"var/latest/build"/name).read_text())
+    def build(self, name: str) -> dict:
+        return json.loads((self.path / "var/latest/build" / name).read_text())
 
     def outs(self, workspace: Path | None = None) -> dict[str, str]:
-        lock = YAML(typ="safe").load(((workspace or self.path/"var/latest")/"dvc.lock").read_text())["stages"]
-        return {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+        lock = YAML(typ="safe").load(
+            ((workspace or self.path / "var/latest") / "dvc.lock").read_text()
+        )["stages"]
+        return {
+            out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]
+        }
 
 
-POOR = {"trees": 10, "learning_rate": 0.1, "svr_c": 0.03, "ridge_alpha": 5000.0, "folds": 2}       # quick
+POOR = {
+    "trees": 10,
+    "learning_rate": 0.1,
+    "svr_c": 0.03,
+    "ridge_alpha": 5000.0,
+    "folds": 2,
+}  # quick
 GOOD = {"trees": 60, "learning_rate": 0.06, "svr_c": 3.0, "ridge_alpha": 20.0}
 
 
@@ -60,6 +110,12 @@ def clone(path: Path) -> Checkout:
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
     checkout = Checkout(path)
     checkout.git("checkout", "--quiet", "-B", "main", snapshot(ROOT)[0])
-    checkout.params(lambda p: (p.update(dataset="sample"), p["train"].update(POOR), p["evaluate"]["thresholds"]["sample"].update(width=1.0)))
+    checkout.params(
+        lambda p: (
+            p.update(dataset="sample"),
+            p["train"].update(POOR),
+            p["evaluate"]["thresholds"]["sample"].update(width=1.0),
+        )
+    )
     checkout.git("commit", "--quiet", "--all", "--message", "chore: use the sample")
     return checkout

@@ -1,4 +1,5 @@
 "Every fault of the labs: it is there, an ordinary check catches it, it can be mended, and the checkout that it was cloned from is as before."
+
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,15 @@ import pytest
 from checkout import clone
 
 from housemlops.faults import LABS, find_lab, swap
-from housemlops.labs import break_lab, check_lab, lab_environment, lab_rows, labs_home, mend_lab, told
+from housemlops.labs import (
+    break_lab,
+    check_lab,
+    lab_environment,
+    lab_rows,
+    labs_home,
+    mend_lab,
+    told,
+)
 from housemlops.orchestrate import git
 from housemlops.settings import WorkbookError, repo_root, settings
 from housemlops.widgets import first_values, interactive, offer, sliders
@@ -20,9 +29,11 @@ pytestmark = pytest.mark.slow
 
 def cells(notebook: str, last: str) -> str:
     "A program that runs the cells of a notebook up to the one that holds a text, on the outputs of its workspace"
-    return (f"import json\nfrom pathlib import Path\ncells = [''.join(c['source']) for c in json.load(open('nbs/{notebook}.ipynb'))['cells'] if c['cell_type'] == 'code']\n"
-            f"[end] = [i for i, cell in enumerate(cells) if {last!r} in cell]\n"
-            "for cell in cells[:end + 1]: exec(cell if 'open_build(build' not in cell else \"build = Path('build')\")")
+    return (
+        f"import json\nfrom pathlib import Path\ncells = [''.join(c['source']) for c in json.load(open('nbs/{notebook}.ipynb'))['cells'] if c['cell_type'] == 'code']\n"
+        f"[end] = [i for i, cell in enumerate(cells) if {last!r} in cell]\n"
+        "for cell in cells[:end + 1]: exec(cell if 'open_build(build' not in cell else \"build = Path('build')\")"
+    )
 
 
 def pytest_of(file: str, words: str) -> str:
@@ -30,57 +41,101 @@ def pytest_of(file: str, words: str) -> str:
     return f"import pytest, sys; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', 'tests/{file}.py', '-k', '{words}']))"
 
 
-CAUGHT = {      # lab -> the check that Lab.caught names, as a program that fails, and what it says
-    "letter-case": ("from housemlops.contract import load_contract; from housemlops.faults import prepared; from housemlops.monitor import misfit_checks\n"
-                    "wrong = [c['reason'] for c in misfit_checks(prepared()[1], load_contract('sample'), 0, 0.05) if not c['passed']]; assert not wrong, wrong", "100% of the sales have an unknown"),
+CAUGHT = {  # lab -> the check that Lab.caught names, as a program that fails, and what it says
+    "letter-case": (
+        "from housemlops.contract import load_contract; from housemlops.faults import prepared; from housemlops.monitor import misfit_checks\n"
+        "wrong = [c['reason'] for c in misfit_checks(prepared()[1], load_contract('sample'), 0, 0.05) if not c['passed']]; assert not wrong, wrong",
+        "100% of the sales have an unknown",
+    ),
     "loss-twice": (cells("evaluate", "small = price_metrics"), "AssertionError"),
-    "early-crown": ("from housemlops.promote import promote_holds; from pathlib import Path; assert promote_holds(Path('build')), 'another champion'", "another champion"),
+    "early-crown": (
+        "from housemlops.promote import promote_holds; from pathlib import Path; assert promote_holds(Path('build')), 'another champion'",
+        "another champion",
+    ),
     "missing-data": (pytest_of("test_data", "recorded_bytes"), "dvc"),
-    "left-over": ("from housemlops.promote import reprove; from pathlib import Path; reprove(Path('build/train/model'))", "no longer gives the prices it was trained to give"),
+    "left-over": (
+        "from housemlops.promote import reprove; from pathlib import Path; reprove(Path('build/train/model'))",
+        "no longer gives the prices it was trained to give",
+    ),
     "row-number": (cells("contract", "Order=0, PID=0"), "AssertionError"),
     "cry-wolf": (pytest_of("test_monitor", "month_like_the_others"), "FAILED"),
-    "open-secret": ("from housemlops.deploy import leaked_files; from pathlib import Path; found = list(leaked_files(Path('.'))); assert not found, found", "what looks like a key or a password"),
+    "open-secret": (
+        "from housemlops.deploy import leaked_files; from pathlib import Path; found = list(leaked_files(Path('.'))); assert not found, found",
+        "what looks like a key or a password",
+    ),
     "lost-tag": (pytest_of("test_orchestrate", "lost_or_doubled"), "FAILED"),
-    "shared-rows": ("from housemlops.contract import load_contract, row_fingerprints; from housemlops.evaluate import refuse_learned; from housemlops.faults import prepared\n"
-                    "contract, (train, test) = load_contract('sample'), prepared(); refuse_learned(row_fingerprints(train, contract), test, contract)", "has learned"),
+    "shared-rows": (
+        "from housemlops.contract import load_contract, row_fingerprints; from housemlops.evaluate import refuse_learned; from housemlops.faults import prepared\n"
+        "contract, (train, test) = load_contract('sample'), prepared(); refuse_learned(row_fingerprints(train, contract), test, contract)",
+        "has learned",
+    ),
 }
 
 
 def checked(workspace: Path, name: str) -> tuple[int, str]:
     "What the ordinary check says in a workspace"
-    done = subprocess.run([sys.executable, "-c", CAUGHT[name][0]], cwd=workspace, env=lab_environment(workspace) | {"MPLBACKEND": "Agg"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CAUGHT[name][0]],
+        cwd=workspace,
+        env=lab_environment(workspace) | {"MPLBACKEND": "Agg"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     return done.returncode, done.stdout
 
 
 def life(name: str, root: Path, home: Path) -> dict:
     "A lab from its beginning to its end"
     workspace = break_lab(name, root=root, home=home)
-    found = {"workspace": workspace, "text": "\n".join(told(name, workspace)), "broken": check_lab(name, home), "caught": checked(workspace, name)}
+    found = {
+        "workspace": workspace,
+        "text": "\n".join(told(name, workspace)),
+        "broken": check_lab(name, home),
+        "caught": checked(workspace, name),
+    }
     return found | {"lines": mend_lab(name, home), "mended": check_lab(name, home)}
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Path:
     "A learner's checkout, which shares the sample with this one"
-    house = clone(tmp_path_factory.mktemp("labs")/"checkout").path
-    sample = settings(ROOT).paths.state/"sample"
+    house = clone(tmp_path_factory.mktemp("labs") / "checkout").path
+    sample = settings(ROOT).paths.state / "sample"
     sample.mkdir(parents=True, exist_ok=True)
-    (house/"var").mkdir()
-    (house/"var/sample").symlink_to(sample)
-    (house/"notes.txt").write_text("not committed yet")
+    (house / "var").mkdir()
+    (house / "var/sample").symlink_to(sample)
+    (house / "notes.txt").write_text("not committed yet")
     return house
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path: return tmp_path_factory.mktemp("home")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
 def lives(house, home) -> dict:
     "All labs, two at a time; and the checkout afterwards is as it was"
-    def state(): return [git(*command.split(), root=house) for command in ("status --porcelain", "rev-parse HEAD", "for-each-ref", "stash list", "worktree list", "diff HEAD")]
+
+    def state():
+        return [
+            git(*command.split(), root=house)
+            for command in (
+                "status --porcelain",
+                "rev-parse HEAD",
+                "for-each-ref",
+                "stash list",
+                "worktree list",
+                "diff HEAD",
+            )
+        ]
+
     before, (first, *rest) = state(), [lab.name for lab in LABS]
-    with ThreadPoolExecutor(2) as pool: found = {first: life(first, house, home)} | dict(zip(rest, pool.map(lambda name: life(name, house, home), rest)))     # the first makes the sample
+    with ThreadPoolExecutor(2) as pool:
+        found = {first: life(first, house, home)} | dict(
+            zip(rest, pool.map(lambda name: life(name, house, home), rest))
+        )  # the first makes the sample
     assert state() == before, "the checkout was touched"
     return found
 
@@ -88,18 +143,34 @@ def lives(house, home) -> dict:
 @pytest.mark.parametrize("name", [lab.name for lab in LABS])
 def test_a_fault_is_found_caught_and_mended(lives, name):
     life, lab = lives[name], find_lab(name)
-    assert life["broken"][0] == "not mended" and "the workspace stops with" not in life["broken"][1], life["broken"]
+    assert (
+        life["broken"][0] == "not mended"
+        and "the workspace stops with" not in life["broken"][1]
+    ), life["broken"]
     code, said = life["caught"]
     assert code and CAUGHT[name][1] in said, said[-2000:]
-    assert life["mended"][0] == "mended" and lab.caught in life["mended"][1], life["mended"]
-    assert lab.told in " ".join(life["text"].split()) and lab.why not in life["text"] and lab.caught not in life["text"]
+    assert life["mended"][0] == "mended" and lab.caught in life["mended"][1], life[
+        "mended"
+    ]
+    assert (
+        lab.told in " ".join(life["text"].split())
+        and lab.why not in life["text"]
+        and lab.caught not in life["text"]
+    )
     assert lab.why in life["lines"][0] and lab.caught in life["lines"][-1]
 
 
 def test_there_are_ten_and_they_are_listed():
-    assert {*CAUGHT} == {lab.name for lab in LABS} == {row[0] for row in lab_rows()} and len(LABS) >= 10
-    named = [word.rpartition("::")[2] for lab in LABS for word in lab.caught.replace(",", " ").split() if "test_" in word and ".py" in word and "::" in word]
-    tests = "".join(path.read_text() for path in (ROOT/"tests").glob("test_*.py"))
+    assert {*CAUGHT} == {lab.name for lab in LABS} == {
+        row[0] for row in lab_rows()
+    } and len(LABS) >= 10
+    named = [
+        word.rpartition("::")[2]
+        for lab in LABS
+        for word in lab.caught.replace(",", " ").split()
+        if "test_" in word and ".py" in word and "::" in word
+    ]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     assert all(f"def {name}(" in tests for name in named) and len(named) >= 5, named
 
 
@@ -108,47 +179,92 @@ def test_a_remedy_may_be_half_a_remedy(lives, house, home):
     secret = lives["open-secret"]["workspace"]
     again = break_lab("open-secret", again=True, root=house, home=home)
     assert again == secret
-    file = again/"deploy/clusters/local/cluster-vars.yaml"
-    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "MLFLOW_DATABASE" not in line))
+    file = again / "deploy/clusters/local/cluster-vars.yaml"
+    file.write_text(
+        "".join(
+            line
+            for line in file.read_text().splitlines(keepends=True)
+            if "MLFLOW_DATABASE" not in line
+        )
+    )
     git("commit", "--quiet", "--all", "--message", "fix: no password here", root=again)
     state, why = check_lab("open-secret", home)
     assert state == "mended, but" and "still has the password" in why
     mend_lab("open-secret", home)
     assert check_lab("open-secret", home)[0] == "mended"
     loss = break_lab("loss-twice", again=True, root=house, home=home)
-    swap(loss, "evaluate", "range(0, len(actual), size)) / len(actual)", "range(0, len(actual), size)) / -(-len(actual) // size)")
+    swap(
+        loss,
+        "evaluate",
+        "range(0, len(actual), size)) / len(actual)",
+        "range(0, len(actual), size)) / -(-len(actual) // size)",
+    )
     state, why = check_lab("loss-twice", home)
-    assert state == "mended, but" and "not every sale counts the same" in why and "is not committed" in why
-    (loss/"housemlops/evaluate.py").write_text((ROOT/"housemlops/evaluate.py").read_text())
+    assert (
+        state == "mended, but"
+        and "not every sale counts the same" in why
+        and "is not committed" in why
+    )
+    (loss / "housemlops/evaluate.py").write_text(
+        (ROOT / "housemlops/evaluate.py").read_text()
+    )
     state, why = check_lab("loss-twice", home)
-    assert state == "mended, but" and "nbs/evaluate.ipynb and housemlops/evaluate.py say different things" in why
-    (loss/"housemlops/evaluate.py").write_text("def broken(:\n")
-    assert check_lab("loss-twice", home)[0] == "not mended" and "SyntaxError" in check_lab("loss-twice", home)[1]
+    assert (
+        state == "mended, but"
+        and "nbs/evaluate.ipynb and housemlops/evaluate.py say different things" in why
+    )
+    (loss / "housemlops/evaluate.py").write_text("def broken(:\n")
+    assert (
+        check_lab("loss-twice", home)[0] == "not mended"
+        and "SyntaxError" in check_lab("loss-twice", home)[1]
+    )
 
 
 def test_mistakes_are_one_sentence(lives, home, monkeypatch):
-    for call, sentence in ((lambda: break_lab("loss-twise", home=home), "Did you mean 'loss-twice'"), (lambda: break_lab("cry-wolf", home=home), "--again"),
-                           (lambda: check_lab("cry-wolf", home/"elsewhere"), "housemlops break cry-wolf"), (lambda: break_lab("cry-wolf", root=home/"letter-case"), "your own checkout")):
-        with pytest.raises(WorkbookError, match=sentence): call()
-    monkeypatch.chdir(home/"letter-case/nbs")
-    assert labs_home() == home and check_lab("letter-case")[0] == "mended", "asked from inside the workspace"
+    for call, sentence in (
+        (lambda: break_lab("loss-twise", home=home), "Did you mean 'loss-twice'"),
+        (lambda: break_lab("cry-wolf", home=home), "--again"),
+        (
+            lambda: check_lab("cry-wolf", home / "elsewhere"),
+            "housemlops break cry-wolf",
+        ),
+        (lambda: break_lab("cry-wolf", root=home / "letter-case"), "your own checkout"),
+    ):
+        with pytest.raises(WorkbookError, match=sentence):
+            call()
+    monkeypatch.chdir(home / "letter-case/nbs")
+    assert labs_home() == home and check_lab("letter-case")[0] == "mended", (
+        "asked from inside the workspace"
+    )
 
 
 def test_a_picture_moves_only_where_somebody_watches(monkeypatch, capsys):
     drawn, controls = [], {"area": (100, 300, 10, 120), "quality": ["good", "poor"]}
     interactive(lambda **values: drawn.append(values), **controls)
-    assert drawn == [first_values(controls)] == [{"area": 120, "quality": "good"}] and capsys.readouterr().out.strip() == offer(controls)
+    assert drawn == [first_values(controls)] == [
+        {"area": 120, "quality": "good"}
+    ] and capsys.readouterr().out.strip() == offer(controls)
     shown = []
     monkeypatch.setattr("housemlops.widgets.watched", lambda: True)
     monkeypatch.setattr("IPython.display.display", shown.append)
     interactive(lambda **values: drawn.append(values), **controls)
     shown[0].children[0].value = 250
     shown[0].children[1].value = "poor"
-    assert drawn[-2:] == [{"area": 250, "quality": "good"}, {"area": 250, "quality": "poor"}]
-    assert [type(made).__name__ for made in sliders(controls | {"share": (0.0, 1.0, 0.1, 0.5)}).values()] == ["IntSlider", "Dropdown", "FloatSlider"]
+    assert drawn[-2:] == [
+        {"area": 250, "quality": "good"},
+        {"area": 250, "quality": "poor"},
+    ]
+    assert [
+        type(made).__name__
+        for made in sliders(controls | {"share": (0.0, 1.0, 0.1, 0.5)}).values()
+    ] == ["IntSlider", "Dropdown", "FloatSlider"]
 
 
 def test_no_notebook_stores_a_widget():
-    for path in (ROOT/"nbs").rglob("*.ipynb"):
+    for path in (ROOT / "nbs").rglob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
-        assert not notebook.metadata.get("widgets") and not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])), path.name
+        assert not notebook.metadata.get("widgets") and not any(
+            "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+            for cell in notebook.cells
+            for output in cell.get("outputs", [])
+        ), path.name

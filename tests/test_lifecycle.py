@@ -1,4 +1,5 @@
 "The lifecycle end to end: Airflow, DVC, papermill, MLflow and the generated server, on the sample, in a clone."
+
 import contextlib
 import json
 import os
@@ -24,22 +25,43 @@ def untouched(learner):
 
 
 def test_first_run_says_what_came_of_it(learner):
-    for words in ("MAE", "MSE", "house-prices-sample version 1", "POST http://127.0.0.1:", "), by house-prices-sample version 1", "Intervals: 90% asked"): assert words in learner.first_text
+    for words in (
+        "MAE",
+        "MSE",
+        "house-prices-sample version 1",
+        "POST http://127.0.0.1:",
+        "), by house-prices-sample version 1",
+        "Intervals: 90% asked",
+    ):
+        assert words in learner.first_text
     assert "uncommitted" not in learner.first_text
 
 
 def test_lineage_in_mlflow(learner):
     import mlflow
+
     client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")
     home = client.get_experiment_by_name("house-prices").experiment_id
-    runs = {run.info.run_name: run for run in client.search_runs([home], order_by=["start_time"])}
+    runs = {
+        run.info.run_name: run
+        for run in client.search_runs([home], order_by=["start_time"])
+    }
     assert {*STAGES} <= {*runs}
     train, release = runs["train"], learner.build("serve/model/release.json")
-    assert train.data.tags["data_md5"] == release["data_md5"] and train.data.tags["uncommitted"] == "no"
+    assert (
+        train.data.tags["data_md5"] == release["data_md5"]
+        and train.data.tags["uncommitted"] == "no"
+    )
     assert train.data.tags["git_commit"] == learner.git("rev-parse", "HEAD")
     assert train.data.tags["model_sha256"] == release["model_sha256"]
-    assert train.data.metrics["test_mae"] == learner.build("evaluate/metrics.json")["model"]["mae"]
-    assert "train.html" in {Path(item.path).name for item in client.list_artifacts(train.info.run_id, "notebook")}
+    assert (
+        train.data.metrics["test_mae"]
+        == learner.build("evaluate/metrics.json")["model"]["mae"]
+    )
+    assert "train.html" in {
+        Path(item.path).name
+        for item in client.list_artifacts(train.info.run_id, "notebook")
+    }
 
 
 def test_second_run_runs_nothing_and_gives_the_same(learner):
@@ -50,9 +72,11 @@ def test_second_run_runs_nothing_and_gives_the_same(learner):
 
 
 def test_a_deleted_workspace_is_restored_from_the_cache(learner):
-    shutil.rmtree(learner.path/"var/workspaces")
+    shutil.rmtree(learner.path / "var/workspaces")
     done, text = learner.run()
-    assert not {"ran", "failed"} & {*done.values()} and learner.outs() == learner.first, text
+    assert (
+        not {"ran", "failed"} & {*done.values()} and learner.outs() == learner.first
+    ), text
 
 
 def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:
@@ -61,7 +85,9 @@ def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:
     while time.monotonic() < end:
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
-                if "ipykernel_launcher" in (process.info["cmdline"] or []) and Path(process.cwd()).is_relative_to(workspaces):
+                if "ipykernel_launcher" in (process.info["cmdline"] or []) and Path(
+                    process.cwd()
+                ).is_relative_to(workspaces):
                     time.sleep(3)
                     return process.pid
         time.sleep(0.2)
@@ -69,12 +95,24 @@ def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:
 
 
 @pytest.mark.parametrize("stage", ["train", "serve"])
-def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(learner, stage):
-    run = subprocess.Popen([Path(sys.executable).with_name("housemlops"), "run", "--force", stage], cwd=learner.path, env=learner.environ,
-                           text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    os.kill(kernel_at_work(learner.path/"var/workspaces"), signal.SIGKILL)
+def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(
+    learner, stage
+):
+    run = subprocess.Popen(
+        [Path(sys.executable).with_name("housemlops"), "run", "--force", stage],
+        cwd=learner.path,
+        env=learner.environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    os.kill(kernel_at_work(learner.path / "var/workspaces"), signal.SIGKILL)
     text = run.communicate(timeout=300)[0]
-    assert run.returncode == 1 and f"{stage} stopped because the kernel" in text and "Traceback" not in text, text
+    assert (
+        run.returncode == 1
+        and f"{stage} stopped because the kernel" in text
+        and "Traceback" not in text
+    ), text
     done, text = learner.run("--force", stage)
     assert done[stage] == "ran" and learner.outs() == learner.first, text
 
@@ -87,12 +125,25 @@ with side_by_side(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends a process with its parent")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="Linux ends a process with its parent"
+)
 def test_fits_that_run_side_by_side_end_with_their_stage():
     stage = subprocess.Popen([sys.executable, "-c", FITS], stderr=subprocess.DEVNULL)
     me, end = psutil.Process(stage.pid), time.monotonic() + 60
-    while len(workers := [child for child in me.children() if "LokyProcess" in " ".join(child.cmdline())]) < min(2, os.cpu_count()) and time.monotonic() < end: time.sleep(0.2)
-    time.sleep(3)      # they have begun
+    while (
+        len(
+            workers := [
+                child
+                for child in me.children()
+                if "LokyProcess" in " ".join(child.cmdline())
+            ]
+        )
+        < min(2, os.cpu_count())
+        and time.monotonic() < end
+    ):
+        time.sleep(0.2)
+    time.sleep(3)  # they have begun
     assert workers
     stage.kill()
     stage.wait()
@@ -100,32 +151,50 @@ def test_fits_that_run_side_by_side_end_with_their_stage():
 
 
 def test_the_other_city_goes_all_the_way(learner, tmp_path):
-    town = clone(tmp_path/"workbook")
-    town.git("checkout", "--quiet", "HEAD~1", "params.yaml")      # as it comes, without what makes tests quick
+    town = clone(tmp_path / "workbook")
+    town.git(
+        "checkout", "--quiet", "HEAD~1", "params.yaml"
+    )  # as it comes, without what makes tests quick
     town.params(lambda given: given.update(dataset="windsor"))
     done, text = town.run()
-    assert done == dict.fromkeys(STAGES, "ran") and "Champion: house-prices-windsor version 1" in text, text
+    assert (
+        done == dict.fromkeys(STAGES, "ran")
+        and "Champion: house-prices-windsor version 1" in text
+    ), text
     code, text = town.housemlops("simulate", "--shift", "inflation")
     assert code == 0 and "as it should be" in text, text
 
 
 def test_an_edited_cell_is_used(learner):
-    path = learner.path/"nbs/prepare.ipynb"
+    path = learner.path / "nbs/prepare.ipynb"
     notebook = json.loads(path.read_text())
-    cell = next(cell for cell in notebook["cells"] if "".join(cell["source"]).startswith("summary = run_prepare"))
+    cell = next(
+        cell
+        for cell in notebook["cells"]
+        if "".join(cell["source"]).startswith("summary = run_prepare")
+    )
     cell["source"] = [*cell["source"], "\nprint('edited', 'by hand')"]
     path.write_text(json.dumps(notebook))
     done, text = learner.run()
-    assert done["ingest"] in ("restored", "unchanged") and done["prepare"] == "ran" and done["train"] == "restored", text
+    assert (
+        done["ingest"] in ("restored", "unchanged")
+        and done["prepare"] == "ran"
+        and done["train"] == "restored"
+    ), text
     assert "nbs/prepare.ipynb" in text
-    assert "edited by hand" in (learner.path/"var/latest/reports/prepare.html").read_text()
+    assert (
+        "edited by hand"
+        in (learner.path / "var/latest/reports/prepare.html").read_text()
+    )
 
 
 def test_bad_rows_are_quarantined_and_the_run_goes_on(learner):
-    path = learner.path/"data/sample.csv"
+    path = learner.path / "data/sample.csv"
     head, *rows = path.read_text().splitlines()
     names = head.split(",")
-    for row, (column, value) in enumerate((("area", "-1656"), ("price", ""), ("Neighborhood", "Atlantis"))):
+    for row, (column, value) in enumerate(
+        (("area", "-1656"), ("price", ""), ("Neighborhood", "Atlantis"))
+    ):
         cells = rows[row].split(",")
         cells[names.index(column)] = value
         rows[row] = ",".join(cells)
@@ -133,39 +202,88 @@ def test_bad_rows_are_quarantined_and_the_run_goes_on(learner):
     done, text = learner.run()
     assert done["monitor"] == "ran", text
     import pandas as pd
-    quarantine, flags = (pd.read_csv(learner.path/f"var/latest/build/prepare/{name}.csv") for name in ("quarantine", "flags"))
-    assert {*zip(quarantine["row"], quarantine["column"])} >= {(0, "area"), (1, "price")}
-    assert [*zip(flags["row"], flags["column"], flags["value"])] == [(2, "Neighborhood", "Atlantis")]
+
+    quarantine, flags = (
+        pd.read_csv(learner.path / f"var/latest/build/prepare/{name}.csv")
+        for name in ("quarantine", "flags")
+    )
+    assert {*zip(quarantine["row"], quarantine["column"])} >= {
+        (0, "area"),
+        (1, "price"),
+    }
+    assert [*zip(flags["row"], flags["column"], flags["value"])] == [
+        (2, "Neighborhood", "Atlantis")
+    ]
 
 
 def test_a_missing_column_stops_prepare_in_one_sentence(learner):
     import pandas as pd
-    path = learner.path/"data/sample.csv"
-    pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="Lot.Area").to_csv(path, index=False)
+
+    path = learner.path / "data/sample.csv"
+    pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="Lot.Area").to_csv(
+        path, index=False
+    )
     done, text = learner.run(code=1)
-    assert done["prepare"] == "failed" and "lacks the column `Lot.Area`" in text and "Traceback" not in text, text
+    assert (
+        done["prepare"] == "failed"
+        and "lacks the column `Lot.Area`" in text
+        and "Traceback" not in text
+    ), text
 
 
 def test_a_train_parameter_and_tight_gates(learner):
     "Only train and what follows run again, nothing is promoted, and the server still answers"
-    before, head = (learner.path/"var/serve/current").resolve(), learner.git("rev-parse", "HEAD")
-    learner.params(lambda p: (p["train"].update(ridge_alpha=11.0), p["evaluate"]["thresholds"]["sample"].update(mae=1)))
+    before, head = (
+        (learner.path / "var/serve/current").resolve(),
+        learner.git("rev-parse", "HEAD"),
+    )
+    learner.params(
+        lambda p: (
+            p["train"].update(ridge_alpha=11.0),
+            p["evaluate"]["thresholds"]["sample"].update(mae=1),
+        )
+    )
     done, text = learner.run()
-    assert [done[stage] for stage in ("ingest", "prepare", "train")] == ["restored", "restored", "ran"], text
-    assert "Not promoted: MAE is" in text and "), by house-prices-sample version" in text, text
+    assert [done[stage] for stage in ("ingest", "prepare", "train")] == [
+        "restored",
+        "restored",
+        "ran",
+    ], text
+    assert (
+        "Not promoted: MAE is" in text and "), by house-prices-sample version" in text
+    ), text
     receipt = learner.build("promote/receipt.json")
-    assert not receipt["promoted"] and receipt["champion_sha256"] != receipt["model_sha256"]
-    assert (learner.path/"var/serve/current").resolve() == before
+    assert (
+        not receipt["promoted"]
+        and receipt["champion_sha256"] != receipt["model_sha256"]
+    )
+    assert (learner.path / "var/serve/current").resolve() == before
     assert "with uncommitted changes" in text and "params.yaml" in text
-    assert learner.git("diff", "--name-only") == "params.yaml" and learner.git("stash", "list") == "" and learner.git("rev-parse", "HEAD") == head
+    assert (
+        learner.git("diff", "--name-only") == "params.yaml"
+        and learner.git("stash", "list") == ""
+        and learner.git("rev-parse", "HEAD") == head
+    )
     import mlflow
+
     client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")
-    newest = client.search_runs([client.get_experiment_by_name("house-prices").experiment_id], "attributes.run_name = 'train'", max_results=1)[0]
-    assert "params.yaml" in newest.data.tags["uncommitted"] and newest.data.params["ridge_alpha"] == "11.0"
+    newest = client.search_runs(
+        [client.get_experiment_by_name("house-prices").experiment_id],
+        "attributes.run_name = 'train'",
+        max_results=1,
+    )[0]
+    assert (
+        "params.yaml" in newest.data.tags["uncommitted"]
+        and newest.data.params["ridge_alpha"] == "11.0"
+    )
 
 
 def test_a_misspelt_parameter_is_refused_before_a_kernel_starts(learner):
-    learner.params(lambda p: p["train"].update(ridge_alfa=p["train"].pop("ridge_alpha")))
+    learner.params(
+        lambda p: p["train"].update(ridge_alfa=p["train"].pop("ridge_alpha"))
+    )
     done, text = learner.run(code=1)
-    assert done["train"] == "failed" and "ridge_alpha" in text and "Traceback" not in text, text
-    assert not (learner.path/"var/latest/reports/train.failed.ipynb").exists()
+    assert (
+        done["train"] == "failed" and "ridge_alpha" in text and "Traceback" not in text
+    ), text
+    assert not (learner.path / "var/latest/reports/train.failed.ipynb").exists()

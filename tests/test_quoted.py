@@ -1,4 +1,5 @@
 "Figures that the README quotes and that can be told without a run are still true."
+
 import re
 
 import pytest
@@ -11,13 +12,22 @@ from housemlops.prepare import sort_out, split
 from housemlops.settings import params, repo_root
 
 ROOT = repo_root()
-README = (ROOT/"README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_limits_of_the_gates():
     chosen = params(ROOT)["evaluate"]
-    asked = {**chosen["thresholds"]["ames"], "gain": chosen["min_gain"], "slice": chosen["max_slice_ratio"]}
-    quoted = dict(re.findall(r"│ ([A-Z0-9]+)\s+│ [\d.,]+\s+│ ([\d.,]+(?: to [\d.,]+)?)\s+│ passed", README))
+    asked = {
+        **chosen["thresholds"]["ames"],
+        "gain": chosen["min_gain"],
+        "slice": chosen["max_slice_ratio"],
+    }
+    quoted = dict(
+        re.findall(
+            r"│ ([A-Z0-9]+)\s+│ [\d.,]+\s+│ ([\d.,]+(?: to [\d.,]+)?)\s+│ passed",
+            README,
+        )
+    )
     assert quoted == {name.upper(): limit_text(limit) for name, limit in asked.items()}
 
 
@@ -30,8 +40,12 @@ def test_the_stages():
 def test_how_many_sales(ledgers):
     "All of them, and those that the README's errors are of"
     chosen, contract = params(ROOT), load_contract("ames")
-    ledger = read_ledger(ledgers/"ames.csv")
+    ledger = read_ledger(ledgers / "ames.csv")
     assert f"on all {len(ledger):,} Ames sales" in README
     sound, _, _ = sort_out(known_at(ledger, contract, chosen["as_of"]), contract)
-    _, test = split(sound, contract, *(chosen["prepare"][name] for name in ("test_months", "test_fraction", "seed")))
+    _, test = split(
+        sound,
+        contract,
+        *(chosen["prepare"][name] for name in ("test_months", "test_fraction", "seed")),
+    )
     assert f"on the {len(test)} sales of the last twelve months" in README

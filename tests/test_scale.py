@@ -1,4 +1,5 @@
 "Tasks that share no disk: the same hashes on two Celery workers, a worker killed in the middle of a stage, and pods as the namespace wants them."
+
 import json
 import os
 import shutil
@@ -18,48 +19,89 @@ from housemlops.settings import WorkbookError
 
 class Workers:
     "A run on workers, in a checkout of its own"
+
     def __init__(self, path: Path):
-        self.checkout, self.home = clone(path), path/"var/scale"
+        self.checkout, self.home = clone(path), path / "var/scale"
 
     def start(self) -> subprocess.Popen:
-        return subprocess.Popen([Path(sys.executable).with_name("housemlops"), "scale-out"], cwd=self.checkout.path, env=self.checkout.environ, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [Path(sys.executable).with_name("housemlops"), "scale-out"],
+            cwd=self.checkout.path,
+            env=self.checkout.environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
-    def rows(self) -> dict[str, dict]: return {row["stage"]: row for row in json.loads((self.home/"rows.json").read_text())}
+    def rows(self) -> dict[str, dict]:
+        return {
+            row["stage"]: row
+            for row in json.loads((self.home / "rows.json").read_text())
+        }
 
     def processes(self) -> list[psutil.Process]:
         "Every process that works for this place"
+
         def ours(process):
-            try: return str(self.home) in process.environ().get("HOUSEMLOPS_PATHS_STATE", "") and process.status() != psutil.STATUS_ZOMBIE
-            except psutil.Error: return False
+            try:
+                return (
+                    str(self.home)
+                    in process.environ().get("HOUSEMLOPS_PATHS_STATE", "")
+                    and process.status() != psutil.STATUS_ZOMBIE
+                )
+            except psutil.Error:
+                return False
+
         return [process for process in psutil.process_iter() if ours(process)]
 
     def worker(self, name: str) -> psutil.Process:
         "The first process of a worker, which leads its process group"
+
         def leads(process):
-            try: return process.environ().get("WORKER_NAME") == name and os.getpgid(process.pid) == process.pid and "worker" in " ".join(process.cmdline())
-            except (psutil.Error, ProcessLookupError): return False
+            try:
+                return (
+                    process.environ().get("WORKER_NAME") == name
+                    and os.getpgid(process.pid) == process.pid
+                    and "worker" in " ".join(process.cmdline())
+                )
+            except (psutil.Error, ProcessLookupError):
+                return False
+
         return next(process for process in self.processes() if leads(process))
 
     def at_work_on(self, stage: str) -> str:
         "The worker whose kernel has begun with a stage"
         for process in self.processes():
             try:
-                if "ipykernel_launcher" in process.cmdline() and f"/apart/{stage}-" in process.cwd(): return process.environ()["WORKER_NAME"]
-            except psutil.Error: continue
+                if (
+                    "ipykernel_launcher" in process.cmdline()
+                    and f"/apart/{stage}-" in process.cwd()
+                ):
+                    return process.environ()["WORKER_NAME"]
+            except psutil.Error:
+                continue
         return ""
 
 
 @pytest.fixture(scope="module")
 def programs(need):
-    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
-    for name in scale.PROGRAMS: need(name)
+    os.environ["PATH"] = os.pathsep.join(
+        [
+            os.environ["PATH"],
+            "/usr/sbin",
+            *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))),
+        ]
+    )
+    for name in scale.PROGRAMS:
+        need(name)
 
 
 @pytest.mark.slow
-def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(programs, learner, tmp_path):
+def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(
+    programs, learner, tmp_path
+):
     "kill -9 of a worker's whole process group while it trains: the other, or its successor, takes the stage up"
-    workers = Workers(tmp_path/"workbook")
+    workers = Workers(tmp_path / "workbook")
     run, end, hit = workers.start(), time.monotonic() + 900, ""
     while not hit and time.monotonic() < end:
         assert run.poll() is None, run.stdout.read()
@@ -68,67 +110,132 @@ def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(p
     time.sleep(2)
     os.killpg(workers.worker(hit).pid, signal.SIGKILL)
     text = run.communicate(timeout=900)[0]
-    assert run.returncode == 0 and "another try" in text and "Champion: house-prices-sample version 1" in text, text
+    assert (
+        run.returncode == 0
+        and "another try" in text
+        and "Champion: house-prices-sample version 1" in text
+    ), text
     rows = workers.rows()
-    assert list(rows) == STAGES and {row["answer"] for row in rows.values()} == {"ran"}, text
-    assert rows["train"]["try"] == 2 and {row["try"] for stage, row in rows.items() if stage != "train"} == {1}, text
-    assert {row["worker"] for row in rows.values()} | {hit} == {"worker-1", "worker-2"}, text
-    assert workers.checkout.outs(workers.home/"latest") == learner.first
+    assert list(rows) == STAGES and {row["answer"] for row in rows.values()} == {
+        "ran"
+    }, text
+    assert rows["train"]["try"] == 2 and {
+        row["try"] for stage, row in rows.items() if stage != "train"
+    } == {1}, text
+    assert {row["worker"] for row in rows.values()} | {hit} == {
+        "worker-1",
+        "worker-2",
+    }, text
+    assert workers.checkout.outs(workers.home / "latest") == learner.first
     assert workers.processes() == []
-    for name in ("worker-1", "worker-2"): assert not list((workers.home/name).glob("state/apart/*")) or name == hit
+    for name in ("worker-1", "worker-2"):
+        assert not list((workers.home / name).glob("state/apart/*")) or name == hit
 
 
 # A stage apart
 
+
 def test_stages_before_are_never_run_again(tmp_path, monkeypatch):
-    for name, value in {"PATHS_STATE": tmp_path/"state", "APART_CODE": ROOT.as_uri(), "APART_REMOTE": tmp_path/"remote", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}.items():
+    for name, value in {
+        "PATHS_STATE": tmp_path / "state",
+        "APART_CODE": ROOT.as_uri(),
+        "APART_REMOTE": tmp_path / "remote",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }.items():
         monkeypatch.setenv(f"HOUSEMLOPS_{name}", str(value))
-    with pytest.raises(orchestrate.StageFailed, match="outputs of ingest .* not in the DVC remote"):
-        scale.stage_apart("prepare", {"workspace": "early", "as_of": "2010-08", "commit": orchestrate.snapshot(ROOT)[0], "uncommitted": orchestrate.snapshot(ROOT)[1]}, ROOT)
-    assert list((tmp_path/"state/apart").iterdir()) == []
+    with pytest.raises(
+        orchestrate.StageFailed, match="outputs of ingest .* not in the DVC remote"
+    ):
+        scale.stage_apart(
+            "prepare",
+            {
+                "workspace": "early",
+                "as_of": "2010-08",
+                "commit": orchestrate.snapshot(ROOT)[0],
+                "uncommitted": orchestrate.snapshot(ROOT)[1],
+            },
+            ROOT,
+        )
+    assert list((tmp_path / "state/apart").iterdir()) == []
 
 
 def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path/"state"))
-    with pytest.raises(WorkbookError, match="no stage 'trian'. Did you mean 'train'"): scale.stage_apart("trian", {}, ROOT)
+    monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path / "state"))
+    with pytest.raises(WorkbookError, match="no stage 'trian'. Did you mean 'train'"):
+        scale.stage_apart("trian", {}, ROOT)
     monkeypatch.setenv("HOUSEMLOPS_APART_CODE", ROOT.as_uri())
-    facts = {"workspace": "run", "as_of": "2010-08", "commit": "0"*40}
-    with pytest.raises(WorkbookError, match="does not give the commit 0000000000"): scale.stage_apart("ingest", facts, ROOT)
-    with pytest.raises(WorkbookError, match="write its URL as `remote` into section"): scale.point_dvc(ROOT, tmp_path)
+    facts = {"workspace": "run", "as_of": "2010-08", "commit": "0" * 40}
+    with pytest.raises(WorkbookError, match="does not give the commit 0000000000"):
+        scale.stage_apart("ingest", facts, ROOT)
+    with pytest.raises(WorkbookError, match="write its URL as `remote` into section"):
+        scale.point_dvc(ROOT, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(scale, "PROGRAMS", {"no-such-program": "no-such-package"})
-    with pytest.raises(WorkbookError, match="apt-get install no-such-package"): scale.programs()
+    with pytest.raises(WorkbookError, match="apt-get install no-such-package"):
+        scale.programs()
 
 
-def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_only(tmp_path):
+def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_only(
+    tmp_path,
+):
     import mlflow
+
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.create_experiment("house", artifact_location=(tmp_path/"artifacts").as_uri())
-    one, two = tmp_path/"one", tmp_path/"two"
-    for state in (one, two): (state/"history/2008-05").mkdir(parents=True)
+    mlflow.create_experiment(
+        "house", artifact_location=(tmp_path / "artifacts").as_uri()
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    for state in (one, two):
+        (state / "history/2008-05").mkdir(parents=True)
     assert scale.recall(mlflow, "house", one) == {}
-    (one/scale.LOG).write_bytes(b"first\n")
-    (one/"history/2008-05/run.json").write_text("{}")
-    (one/"history/2008-05/report.html").write_text("too large to travel")
+    (one / scale.LOG).write_bytes(b"first\n")
+    (one / "history/2008-05/run.json").write_text("{}")
+    (one / "history/2008-05/report.html").write_text("too large to travel")
     scale.keep(mlflow, "house", one, {})
     before = scale.recall(mlflow, "house", two)
-    assert before == {scale.LOG: b"first\n", "history/2008-05/run.json": b"{}"} == scale.remembered(two)
-    for state, line in ((one, b"first\nsecond\n"), (two, b"first\nthird\n")): (state/scale.LOG).write_bytes(line)
+    assert (
+        before
+        == {scale.LOG: b"first\n", "history/2008-05/run.json": b"{}"}
+        == scale.remembered(two)
+    )
+    for state, line in ((one, b"first\nsecond\n"), (two, b"first\nthird\n")):
+        (state / scale.LOG).write_bytes(line)
     scale.keep(mlflow, "house", one, before)
-    with pytest.raises(ConnectionError, match="decide again"): scale.keep(mlflow, "house", two, before)
-    assert scale.recall(mlflow, "house", two)[scale.LOG] == b"first\nsecond\n" == (two/scale.LOG).read_bytes()
+    with pytest.raises(ConnectionError, match="decide again"):
+        scale.keep(mlflow, "house", two, before)
+    assert (
+        scale.recall(mlflow, "house", two)[scale.LOG]
+        == b"first\nsecond\n"
+        == (two / scale.LOG).read_bytes()
+    )
 
 
 def test_a_task_takes_the_lines_of_its_own_run_only(tmp_path):
     import mlflow
     from ruamel.yaml import YAML
+
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.create_experiment("house", artifact_location=(tmp_path/"artifacts").as_uri())
-    def lock(): return YAML(typ="safe").load((tmp_path/"dvc.lock").read_text())["stages"]
-    for run, md5 in (("one", "1"*32), ("two", "2"*32), ("two", "3"*32)):
-        (tmp_path/"dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"ingest": {"outs": [{"md5": md5}]}, "train": {"outs": []}}}))
+    mlflow.create_experiment(
+        "house", artifact_location=(tmp_path / "artifacts").as_uri()
+    )
+
+    def lock():
+        return YAML(typ="safe").load((tmp_path / "dvc.lock").read_text())["stages"]
+
+    for run, md5 in (("one", "1" * 32), ("two", "2" * 32), ("two", "3" * 32)):
+        (tmp_path / "dvc.lock").write_text(
+            json.dumps(
+                {
+                    "schema": "2.0",
+                    "stages": {
+                        "ingest": {"outs": [{"md5": md5}]},
+                        "train": {"outs": []},
+                    },
+                }
+            )
+        )
         scale.hand_on_lock(mlflow, "house", tmp_path, run, "ingest")
-    for run, md5 in (("one", "1"*32), ("two", "3"*32)):
+    for run, md5 in (("one", "1" * 32), ("two", "3" * 32)):
         scale.take_lock(mlflow, "house", tmp_path, run, ["ingest", "prepare"])
         assert lock() == {"ingest": {"outs": [{"md5": md5}]}}
     scale.take_lock(mlflow, "house", tmp_path, "three", ["ingest"])
@@ -137,25 +244,49 @@ def test_a_task_takes_the_lines_of_its_own_run_only(tmp_path):
 
 # Pods
 
+
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory):
     "The lifecycle with a pod for each stage, and the pod that each would ask for"
     patch = pytest.MonkeyPatch()
-    for name, value in {"HOUSEMLOPS_PATHS_STATE": tmp_path_factory.mktemp("state"), "HOUSEMLOPS_AIRFLOW_TASKS": "pods", "HOUSEMLOPS_APART_IMAGE": "registry.example/housemlops-workbook:1.2.3",
-                        "HOUSEMLOPS_APART_REMOTE": "s3://dvc", "HOUSEMLOPS_MLFLOW_TRACKING_URI": "http://mlflow.mlflow:5000"}.items(): patch.setenv(name, str(value))
-    for name, value in orchestrate.airflow_environment(ROOT).items(): patch.setenv(name, value)
+    for name, value in {
+        "HOUSEMLOPS_PATHS_STATE": tmp_path_factory.mktemp("state"),
+        "HOUSEMLOPS_AIRFLOW_TASKS": "pods",
+        "HOUSEMLOPS_APART_IMAGE": "registry.example/housemlops-workbook:1.2.3",
+        "HOUSEMLOPS_APART_REMOTE": "s3://dvc",
+        "HOUSEMLOPS_MLFLOW_TRACKING_URI": "http://mlflow.mlflow:5000",
+    }.items():
+        patch.setenv(name, str(value))
+    for name, value in orchestrate.airflow_environment(ROOT).items():
+        patch.setenv(name, value)
     dag = orchestrate.build_dag(ROOT)
-    run = type("Run", (), {"run_id": "manual__2026-11-22T10:00:00+00:00", "conf": {"commit": "c"*40}, "data_interval_end": None})
+    run = type(
+        "Run",
+        (),
+        {
+            "run_id": "manual__2026-11-22T10:00:00+00:00",
+            "conf": {"commit": "c" * 40},
+            "data_interval_end": None,
+        },
+    )
+
     def pod(task):
-        task.namespace, task.arguments = "airflow", scale.pod_arguments(task, run, run.conf)
+        task.namespace, task.arguments = (
+            "airflow",
+            scale.pod_arguments(task, run, run.conf),
+        )
         return task.build_pod_request_obj(dry_run=True)
+
     found = {task.task_id: pod(task) for task in dag.tasks}
     patch.undo()
     return dag, found
 
 
 def test_pods_have_the_edges_of_dvc_yaml(pods):
-    assert {task.task_id: task.upstream_task_ids for task in pods[0].tasks} == {name: set(before) for name, before in orchestrate.graph(orchestrate.pipeline(ROOT)).items()}
+    assert {task.task_id: task.upstream_task_ids for task in pods[0].tasks} == {
+        name: set(before)
+        for name, before in orchestrate.graph(orchestrate.pipeline(ROOT)).items()
+    }
     assert all(task.deferrable and task.retries == 2 for task in pods[0].tasks)
 
 
@@ -163,31 +294,74 @@ def test_pods_have_the_edges_of_dvc_yaml(pods):
 def test_a_pod_is_valid_and_restricted(pods, stage):
     import kubernetes_validate
     from kubernetes.client import ApiClient
+
     body = ApiClient().sanitize_for_serialization(pods[1][stage])
-    kubernetes_validate.validate(body, kubernetes_validate.latest_version(), strict=True)
+    kubernetes_validate.validate(
+        body, kubernetes_validate.latest_version(), strict=True
+    )
     spec, [container] = body["spec"], body["spec"]["containers"]
-    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"} and spec["automountServiceAccountToken"] is False
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-    assert {*spec} & {"hostNetwork", "hostPID", "hostIPC"} <= {"hostNetwork"} and not spec.get("hostNetwork")
-    assert all({*volume} == {"name", "emptyDir"} for volume in spec["volumes"]) and {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
-    assert {*container["resources"]} == {"requests", "limits"} and all({*part} == {"cpu", "memory"} for part in container["resources"].values())
-    assert container["command"] == ["housemlops"] and container["args"][:3] == ["stage-apart", stage, "--conf"] and container["image"] == "registry.example/housemlops-workbook:1.2.3"
+    assert (
+        spec["securityContext"]["runAsNonRoot"]
+        and spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        and spec["automountServiceAccountToken"] is False
+    )
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {*spec} & {"hostNetwork", "hostPID", "hostIPC"} <= {
+        "hostNetwork"
+    } and not spec.get("hostNetwork")
+    assert all({*volume} == {"name", "emptyDir"} for volume in spec["volumes"]) and {
+        mount["name"] for mount in container["volumeMounts"]
+    } == {volume["name"] for volume in spec["volumes"]}
+    assert {*container["resources"]} == {"requests", "limits"} and all(
+        {*part} == {"cpu", "memory"} for part in container["resources"].values()
+    )
+    assert (
+        container["command"] == ["housemlops"]
+        and container["args"][:3] == ["stage-apart", stage, "--conf"]
+        and container["image"] == "registry.example/housemlops-workbook:1.2.3"
+    )
     facts = json.loads(container["args"][3])
-    assert facts == {"workspace": "manual__2026-11-22T10-00-00-00-00", "as_of": "2010-08", "commit": "c"*40, "loop": "all"}
+    assert facts == {
+        "workspace": "manual__2026-11-22T10-00-00-00-00",
+        "as_of": "2010-08",
+        "commit": "c" * 40,
+        "loop": "all",
+    }
     given = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert given["HOUSEMLOPS_APART_REMOTE"] == "s3://dvc" and given["HOUSEMLOPS_MLFLOW_TRACKING_URI"] == "http://mlflow.mlflow:5000"
+    assert (
+        given["HOUSEMLOPS_APART_REMOTE"] == "s3://dvc"
+        and given["HOUSEMLOPS_MLFLOW_TRACKING_URI"] == "http://mlflow.mlflow:5000"
+    )
     written = {name: value for name, value in given.items() if value.startswith("/")}
-    assert written and all(any(value.startswith(mount["mountPath"]) for mount in container["volumeMounts"]) for value in written.values())
-    assert not any(word in name for name in given for word in ("SECRET", "PASSWORD", "TOKEN", "DATABASE_URL")) and container["envFrom"] == [{"secretRef": {"name": "stage"}}]
+    assert written and all(
+        any(value.startswith(mount["mountPath"]) for mount in container["volumeMounts"])
+        for value in written.values()
+    )
+    assert not any(
+        word in name
+        for name in given
+        for word in ("SECRET", "PASSWORD", "TOKEN", "DATABASE_URL")
+    ) and container["envFrom"] == [{"secretRef": {"name": "stage"}}]
 
 
 def test_pods_without_an_image_are_refused():
-    with pytest.raises(WorkbookError, match="image of the workbook"): scale.pod_form(ROOT, "train")
+    with pytest.raises(WorkbookError, match="image of the workbook"):
+        scale.pod_form(ROOT, "train")
 
 
 def test_here_the_dag_imports_neither_kubernetes_nor_celery():
     code = "import sys; from pathlib import Path; from housemlops.orchestrate import build_dag; build_dag(Path.cwd())\nprint([name for name in ('kubernetes', 'celery', 'housemlops.scale') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
 
 
@@ -209,11 +383,26 @@ time.sleep(600)
 """
 
 
-def test_database_queue_and_sshd_end_with_a_supervisor_that_is_killed(programs, tmp_path):
-    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, tmp_path], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+def test_database_queue_and_sshd_end_with_a_supervisor_that_is_killed(
+    programs, tmp_path
+):
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         data, *pids = supervisor.stdout.readline().split()
-        there = [process for pid in pids for process in (psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True))]
+        there = [
+            process
+            for pid in pids
+            for process in (
+                psutil.Process(int(pid)),
+                *psutil.Process(int(pid)).children(recursive=True),
+            )
+        ]
         assert len(pids) == 3 and len(there) > 3
     finally:
         supervisor.kill()

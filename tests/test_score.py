@@ -1,4 +1,5 @@
 "Batch scoring: the evaluated model's prices from both formats, bounded memory, and a killed run that leaves nothing behind."
+
 import json
 import os
 import signal
@@ -32,13 +33,21 @@ print(json.dumps([told, max(sizes)]))
 @pytest.fixture(scope="module")
 def sales(learner) -> pd.DataFrame:
     "The test split of a checkout, typed"
-    return pd.read_parquet(learner.path/"var/latest/build/prepare/test.parquet").reset_index(drop=True)
+    return pd.read_parquet(
+        learner.path / "var/latest/build/prepare/test.parquet"
+    ).reset_index(drop=True)
 
 
 def program(learner: Checkout, code: str, *arguments) -> subprocess.Popen:
     "A Python program in the checkout"
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=learner.path, env=learner.environ, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=learner.path,
+        env=learner.environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finished(process: subprocess.Popen) -> object:
@@ -50,37 +59,86 @@ def finished(process: subprocess.Popen) -> object:
 
 def repeated(sales: pd.DataFrame, rows: int, path) -> None:
     "A Parquet file of so many sales in one row group"
-    parquet.write_table(pa.Table.from_pandas(sales.iloc[np.arange(rows) % len(sales)], preserve_index=False), path, row_group_size=rows)
+    parquet.write_table(
+        pa.Table.from_pandas(
+            sales.iloc[np.arange(rows) % len(sales)], preserve_index=False
+        ),
+        path,
+        row_group_size=rows,
+    )
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_every_price_is_that_of_the_champion(learner, champion, sales, tmp_path, suffix):
-    source = tmp_path/f"sales.{suffix}"
-    sales.to_csv(source, index=False) if suffix == "csv" else sales.to_parquet(source, index=False)
+def test_every_price_is_that_of_the_champion(
+    learner, champion, sales, tmp_path, suffix
+):
+    source = tmp_path / f"sales.{suffix}"
+    sales.to_csv(source, index=False) if suffix == "csv" else sales.to_parquet(
+        source, index=False
+    )
     code = "import json, sys; from housemlops.score import score; print(json.dumps(score(sys.argv[1])))"
     told = finished(program(learner, code, source))
-    release = json.loads((learner.path/"var/serve/current/model/release.json").read_text())
+    release = json.loads(
+        (learner.path / "var/serve/current/model/release.json").read_text()
+    )
     read = pd.read_csv if suffix == "csv" else pd.read_parquet
-    scored, evaluated = read(told["out"]), predict_prices(champion, sales, load_contract("sample"))
-    assert told["rows"] == told["priced"] == len(sales) == len(evaluated) and told["warnings"] == {} and told["version"] == release["version"]
-    for name, output in {"predicted_price": "price", "predicted_low": "low", "predicted_high": "high"}.items():
+    scored, evaluated = (
+        read(told["out"]),
+        predict_prices(champion, sales, load_contract("sample")),
+    )
+    assert (
+        told["rows"] == told["priced"] == len(sales) == len(evaluated)
+        and told["warnings"] == {}
+        and told["version"] == release["version"]
+    )
+    for name, output in {
+        "predicted_price": "price",
+        "predicted_low": "low",
+        "predicted_high": "high",
+    }.items():
         np.testing.assert_allclose(scored[name], evaluated[output], rtol=1e-4)
 
 
 def test_memory_does_not_grow_with_the_file(learner, champion, sales, tmp_path):
     peaks = {}
     for rows in (20_000, 200_000):
-        repeated(sales, rows, tmp_path/f"{rows}.parquet")
-        told, peaks[rows] = finished(program(learner, SCORE, champion, tmp_path/f"{rows}.parquet", tmp_path/f"{rows}.scored.parquet"))
-        assert told["rows"] == told["priced"] == rows == parquet.ParquetFile(told["out"]).metadata.num_rows
-    assert peaks[200_000] < 1.2 * peaks[20_000] and peaks[200_000] < 600, peaks      # MB
+        repeated(sales, rows, tmp_path / f"{rows}.parquet")
+        told, peaks[rows] = finished(
+            program(
+                learner,
+                SCORE,
+                champion,
+                tmp_path / f"{rows}.parquet",
+                tmp_path / f"{rows}.scored.parquet",
+            )
+        )
+        assert (
+            told["rows"]
+            == told["priced"]
+            == rows
+            == parquet.ParquetFile(told["out"]).metadata.num_rows
+        )
+    assert peaks[200_000] < 1.2 * peaks[20_000] and peaks[200_000] < 600, peaks  # MB
 
 
-def test_a_killed_run_leaves_nothing_under_the_final_name(learner, champion, sales, tmp_path):
-    source, target = tmp_path/"many.parquet", tmp_path/"many.scored.parquet"
+def test_a_killed_run_leaves_nothing_under_the_final_name(
+    learner, champion, sales, tmp_path
+):
+    source, target = tmp_path / "many.parquet", tmp_path / "many.scored.parquet"
     repeated(sales, 200_000, source)
-    process, end = program(learner, SCORE, champion, source, target), time.monotonic() + 60
-    while not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".many*")) and time.monotonic() < end: time.sleep(0.02)
+    process, end = (
+        program(learner, SCORE, champion, source, target),
+        time.monotonic() + 60,
+    )
+    while (
+        not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".many*"))
+        and time.monotonic() < end
+    ):
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and [*tmp_path.glob(".many*")] and not target.exists()
+    assert (
+        process.returncode == -signal.SIGKILL
+        and [*tmp_path.glob(".many*")]
+        and not target.exists()
+    )

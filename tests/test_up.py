@@ -1,4 +1,5 @@
 """`up` seen from outside: all of it becomes healthy, one page shows it, one signal ends it, and nothing is left."""
+
 import contextlib
 import os
 import shutil
@@ -37,8 +38,12 @@ with DAG("sleepy", schedule="@once", is_paused_upon_creation=False):
 
 def free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(contextlib.closing(socket.socket())) for _ in range(number)]
-        for probe in probes: probe.bind(("127.0.0.1", 0))
+        probes = [
+            stack.enter_context(contextlib.closing(socket.socket()))
+            for _ in range(number)
+        ]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
 
 
@@ -46,26 +51,31 @@ def until(condition, seconds: float, what: str):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError, KeyError):
-            if found := condition(): return found
+            if found := condition():
+                return found
         time.sleep(0.3)
     raise AssertionError(f"Not within {seconds} s: {what}")
 
 
 def refuses(port: int) -> bool:
-    with contextlib.closing(socket.socket()) as probe: return probe.connect_ex(("127.0.0.1", port)) != 0
+    with contextlib.closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture
 def house(tmp_path):
     "A small repository of its own, with a server that was promoted, a site that was built and one tiny DAG."
-    root = tmp_path/"repo"
-    for folder in ("dags", "var/serve/releases/one", "var/site"): (root/folder).mkdir(parents=True)
-    for name in ("nbs", "housemlops"): (root/name).symlink_to(ROOT/name)
-    for name in ("settings.ini", "params.yaml", "dvc.yaml"): shutil.copy(ROOT/name, root/name)
-    (root/"dags/sleepy.py").write_text(DAG)
-    (root/"var/serve/releases/one/app.py").write_text(SERVER)
-    (root/"var/serve/current").symlink_to("releases/one")
-    (root/"var/site/index.html").write_text("the site")
+    root = tmp_path / "repo"
+    for folder in ("dags", "var/serve/releases/one", "var/site"):
+        (root / folder).mkdir(parents=True)
+    for name in ("nbs", "housemlops"):
+        (root / name).symlink_to(ROOT / name)
+    for name in ("settings.ini", "params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "dags/sleepy.py").write_text(DAG)
+    (root / "var/serve/releases/one/app.py").write_text(SERVER)
+    (root / "var/serve/current").symlink_to("releases/one")
+    (root / "var/site/index.html").write_text("the site")
     return root
 
 
@@ -77,35 +87,59 @@ def ports():
 @pytest.fixture
 def up(house, ports):
     "Start `up` in the small repository; whatever a failed test left is killed."
-    env = {**os.environ, "PYTHONPATH": str(house), "HOUSEMLOPS_PATHS_STATE": str(house/"var"),
-           **{f"HOUSEMLOPS_{name.upper()}_PORT": str(port) for name, port in ports.items()}}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(house),
+        "HOUSEMLOPS_PATHS_STATE": str(house / "var"),
+        **{
+            f"HOUSEMLOPS_{name.upper()}_PORT": str(port) for name, port in ports.items()
+        },
+    }
     started = []
 
     def start() -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-c", "from housemlops.up import up; up()"], cwd=house, env=env, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from housemlops.up import up; up()"],
+            cwd=house,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        if process.poll() is None: process.kill()
+        if process.poll() is None:
+            process.kill()
         process.wait()
 
 
 def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     supervisor = up()
-    front = httpx.Client(base_url=f"http://127.0.0.1:{ports['front']}", timeout=10, trust_env=False)
+    front = httpx.Client(
+        base_url=f"http://127.0.0.1:{ports['front']}", timeout=10, trust_env=False
+    )
 
-    def state(name: str) -> str: return front.get("/status").json()["services"][name]["state"]
-    ready = until(lambda: supervisor.poll() is not None or front.get("/status").json()["ready"], 150, "all healthy")
+    def state(name: str) -> str:
+        return front.get("/status").json()["services"][name]["state"]
+
+    ready = until(
+        lambda: supervisor.poll() is not None or front.get("/status").json()["ready"],
+        150,
+        "all healthy",
+    )
     assert supervisor.poll() is None, supervisor.stdout.read()
     print(f"healthy after {ready:.0f} s")
 
     page = front.get("/").text
     assert "all healthy" in page
-    for port in ports.values(): assert not refuses(port)
-    for name in ("airflow", "mlflow", "server"): assert f"http://127.0.0.1:{ports[name]}" in page
+    for port in ports.values():
+        assert not refuses(port)
+    for name in ("airflow", "mlflow", "server"):
+        assert f"http://127.0.0.1:{ports[name]}" in page
     assert front.get("/site/").text == "the site"
     assert front.get("/", headers={"Host": "attacker.example"}).status_code == 400
 
@@ -113,15 +147,31 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     assert "already up at" in second.communicate(timeout=20)[0] and second.returncode
 
     services = front.get("/status").json()["services"]
-    lab, token = services["jupyter"]["page"].split("/lab")[0], services["jupyter"]["page"].split("token=")[1]
-    httpx.post(f"{lab}/api/kernels", headers={"Authorization": f"token {token}"}, json={"name": "python3"}).raise_for_status()
+    lab, token = (
+        services["jupyter"]["page"].split("/lab")[0],
+        services["jupyter"]["page"].split("token=")[1],
+    )
+    httpx.post(
+        f"{lab}/api/kernels",
+        headers={"Authorization": f"token {token}"},
+        json={"name": "python3"},
+    ).raise_for_status()
     os.kill(services["server"]["pid"], signal.SIGKILL)
     until(lambda: state("server") == "crashed", 10, "the crash is noticed")
     until(lambda: state("server") == "well", 20, "the server is started again")
 
     def members() -> list[psutil.Process]:
-        return [process for pid in front.get("/status").json()["processes"] for process in [psutil.Process(pid)]]
-    until(lambda: any("1234" in process.cmdline() for process in members()), 30, "Airflow runs the task")
+        return [
+            process
+            for pid in front.get("/status").json()["processes"]
+            for process in [psutil.Process(pid)]
+        ]
+
+    until(
+        lambda: any("1234" in process.cmdline() for process in members()),
+        30,
+        "Airflow runs the task",
+    )
     known = {*members(), *psutil.Process(supervisor.pid).children(recursive=True)}
 
     began = time.monotonic()
@@ -140,5 +190,9 @@ def test_a_port_in_use_is_refused_with_a_sentence(ports, up):
         taken.listen()
         refused = up()
         told = refused.communicate(timeout=30)[0]
-    assert refused.returncode and f"Port {ports['server']}, wanted for the prediction server, is in use" in told
+    assert (
+        refused.returncode
+        and f"Port {ports['server']}, wanted for the prediction server, is in use"
+        in told
+    )
     assert f"HOUSEMLOPS_SERVER_PORT={ports['server'] + 1}" in told

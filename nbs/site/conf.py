@@ -1,4 +1,5 @@
 """Sphinx configuration of the documentation site; `housemlops.docs.build_docs` stages the pages and calls Sphinx."""
+
 import re
 from pathlib import Path
 
@@ -28,8 +29,11 @@ myst_heading_anchors = 3
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the table of docments shows them
-autodoc_default_options = {"members": True, "undoc-members": True,
-                           "exclude-members": "model_config, set_fit_request, set_predict_request, set_score_request, set_transform_request"}
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "exclude-members": "model_config, set_fit_request, set_predict_request, set_score_request, set_transform_request",
+}
 add_module_names = False
 python_display_short_literal_types = True
 
@@ -41,7 +45,13 @@ html_logo = html_favicon = "static/logo.svg"
 html_show_sourcelink = False
 html_copy_source = True  # the search shows excerpts of it
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "data": [], "months": [], "evidence": [], "contribute": []}
+html_sidebars = {
+    "index": [],
+    "data": [],
+    "months": [],
+    "evidence": [],
+    "contribute": [],
+}
 html_theme_options = {
     "logo": {"text": "housemlops", "alt_text": "housemlops, home"},
     "show_prev_next": True,
@@ -58,10 +68,19 @@ html_theme_options = {
 
 def math(block):
     "A visitor that writes a formula as MathML, which browsers draw without a script."
+
     def visit(self, node):
-        try: self.body.append(mathml(node.astext(), block))
-        except Exception as error: logger.warning("the formula %s cannot be drawn: %s", node.astext(), error, location=node)
+        try:
+            self.body.append(mathml(node.astext(), block))
+        except Exception as error:
+            logger.warning(
+                "the formula %s cannot be drawn: %s",
+                node.astext(),
+                error,
+                location=node,
+            )
         raise SkipNode
+
     return visit, None
 
 
@@ -72,15 +91,26 @@ def document(app, what, name, obj, options, lines):
 
 def speaking(app, name, template, context, doctree):
     "For screen readers: an empty header cell, as stands above an index, heads nothing and becomes a plain one; a frame gets a title."
-    body = re.sub(r"<th\b([^>]*)>(?:\s|&nbsp;|</?p>)*</th>", r"<td\1></td>", context.get("body", ""))
-    if body: context["body"] = re.sub(r"<iframe (?![^>]*\btitle=)", '<iframe title="output of the cell" ', body)
+    body = re.sub(
+        r"<th\b([^>]*)>(?:\s|&nbsp;|</?p>)*</th>",
+        r"<td\1></td>",
+        context.get("body", ""),
+    )
+    if body:
+        context["body"] = re.sub(
+            r"<iframe (?![^>]*\btitle=)", '<iframe title="output of the cell" ', body
+        )
 
 
 def named_toggles(app, error):
     "Give the arrows of the menu a name for screen readers."
-    bare, named = '<summary><span class="toctree-toggle"', '<summary aria-label="pages below"><span class="toctree-toggle"'
+    bare, named = (
+        '<summary><span class="toctree-toggle"',
+        '<summary aria-label="pages below"><span class="toctree-toggle"',
+    )
     for path in Path(app.outdir).rglob("*.html"):
-        if bare in (text := path.read_text(encoding="utf-8")): path.write_text(text.replace(bare, named), encoding="utf-8")
+        if bare in (text := path.read_text(encoding="utf-8")):
+            path.write_text(text.replace(bare, named), encoding="utf-8")
 
 
 def setup(app):

@@ -1,11 +1,14 @@
 "The log: one row a prediction. What was asked is JSON, so another data contract needs no migration."
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision, down_revision = "0001", None
 
-UTC = sa.Text().with_variant(sa.DateTime(timezone=True), "postgresql")     # SQLite: 2026-11-22 09:30:00.000000+00:00
+UTC = sa.Text().with_variant(
+    sa.DateTime(timezone=True), "postgresql"
+)  # SQLite: 2026-11-22 09:30:00.000000+00:00
 JSON = sa.Text().with_variant(JSONB(), "postgresql")
 
 
@@ -26,5 +29,6 @@ def upgrade() -> None:
         sa.Column("currency", sa.Text, nullable=False),
         sa.Column("warnings", JSON, nullable=False),
         sa.Column("inputs", JSON, nullable=False),
-        sa.CheckConstraint("json_valid(inputs)").ddl_if(dialect="sqlite"))
+        sa.CheckConstraint("json_valid(inputs)").ddl_if(dialect="sqlite"),
+    )
     op.create_index("predictions_time", "predictions", ["time", "id"])
