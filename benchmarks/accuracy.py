@@ -211,8 +211,8 @@ def as_frame(
 ) -> pd.DataFrame:  # (n_sales, n_features), categories as such
     "The feature matrix as the peers like it"
     frame = pd.DataFrame(X, columns=[feature["name"] for feature in plan])
-    return frame.astype({name: int for name in categories(plan)}).astype(
-        {name: "category" for name in categories(plan)}
+    return frame.astype(dict.fromkeys(categories(plan), int)).astype(
+        dict.fromkeys(categories(plan), "category")
     )
 
 

@@ -7,7 +7,7 @@ import time
 from itertools import cycle
 
 WARM_UP = 1.0  # seconds
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Connection:

@@ -26,11 +26,11 @@ def breakdown(
     "What each part of the server takes"
     sys.path.insert(0, str(server))
     import numpy as np
-    from web import Desk, answer_json
     from engine import Standing
     from house import House
     from prediction_log import PredictionLog
     from pydantic import TypeAdapter
+    from web import Desk, answer_json
 
     log, adapter, found = PredictionLog(url), TypeAdapter(House), {}
     desk = Desk(House, Standing(server / "model"), log)

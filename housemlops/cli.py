@@ -142,6 +142,7 @@ def replay(what: str = WHAT):
     "Build a past version again and compare every metric; exit 1 when one differs."
     from rich.console import Console
     from rich.table import Table
+
     from housemlops.lineage import replay as again
 
     table, rows = Table("figure", "then", "now", ""), again(what)
@@ -236,7 +237,8 @@ def score(
     ),
 ):
     "Price every house of a CSV or Parquet file with the champion."
-    from housemlops.score import progress_bar, score as price_all
+    from housemlops.score import progress_bar
+    from housemlops.score import score as price_all
 
     with progress_bar() as progress:
         told = price_all(
@@ -327,7 +329,9 @@ def simulate(
 ):
     "Shift the newest months on purpose, and see what catches it."
     from rich.console import Console
-    from housemlops.simulate import simulate as shifted, simulate_help
+
+    from housemlops.simulate import simulate as shifted
+    from housemlops.simulate import simulate_help
 
     if not shift:
         return typer.echo("\n".join(simulate_help()))
@@ -351,6 +355,7 @@ def break_(
 ):
     "Put a fault into a scratch workspace, to be found."
     from rich.console import Console
+
     from housemlops.labs import break_lab, lab_rows, told
 
     rows = [
@@ -401,7 +406,9 @@ def mend(name: str = LAB):
 def check_deploy():
     "Hold deploy/ to what a cluster would find out too late; exit 1 when something is wrong."
     from rich.console import Console
-    from housemlops.deploy import check_deploy as faults, clusters, read_cluster
+
+    from housemlops.deploy import check_deploy as faults
+    from housemlops.deploy import clusters, read_cluster
 
     with Console(stderr=True).status(
         "Each path is rendered, validated and scanned (about half a minute)"

@@ -158,11 +158,13 @@ def read_exercises(path: Path) -> list[Exercise]:
     for cell, source in cells(notebook):
         tags = cell["metadata"].get("tags", ())
         if cell["cell_type"] == "markdown" and (
-            heading := re.search(r"^## (?:\d+\. )?(.*)$", source, re.M)
+            heading := re.search(r"^## (?:\d+\. )?(.*)$", source, re.MULTILINE)
         ):
             title = heading[1]
         if "exercise" in tags:
-            inner = re.findall(rf"^{BEGIN}\n(.*?)^{END}", source, re.M | re.S)
+            inner = re.findall(
+                rf"^{BEGIN}\n(.*?)^{END}", source, re.MULTILINE | re.DOTALL
+            )
             found.append(
                 Exercise(
                     len(found) + 1,

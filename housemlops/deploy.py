@@ -221,7 +221,9 @@ def kustomization_of(folder: Path) -> Path | None:  # the file, when there is on
     )
 
 
-ORIGIN = re.compile(r"^    config\.kubernetes\.io/origin: \|\n((?: {6}.*\n?)+)", re.M)
+ORIGIN = re.compile(
+    r"^    config\.kubernetes\.io/origin: \|\n((?: {6}.*\n?)+)", re.MULTILINE
+)
 
 
 def render(
@@ -267,9 +269,14 @@ def render(
     return [
         (
             file_of(text),
-            re.sub(r"^  annotations:\n(?! {4})", "", ORIGIN.sub("", text), flags=re.M),
+            re.sub(
+                r"^  annotations:\n(?! {4})",
+                "",
+                ORIGIN.sub("", text),
+                flags=re.MULTILINE,
+            ),
         )
-        for text in re.split(r"^---\n", done.stdout, flags=re.M)
+        for text in re.split(r"^---\n", done.stdout, flags=re.MULTILINE)
         if text.strip()
     ]
 
@@ -668,14 +675,14 @@ def references(
             isinstance(value, str)
             and value
             and (word in STRINGS or word.endswith("SecretName"))
+            and not node.get("optional")
         ):
-            if not node.get("optional"):
-                yield Reference(
-                    STRINGS.get(word, "Secret"),
-                    namespace,
-                    value,
-                    node.get("secretKey") or CHART_KEYS.get(word, ""),
-                )
+            yield Reference(
+                STRINGS.get(word, "Secret"),
+                namespace,
+                value,
+                node.get("secretKey") or CHART_KEYS.get(word, ""),
+            )
         yield from references(value, namespace)
 
 
@@ -1289,7 +1296,7 @@ def image_faults(root: Path, cluster: Cluster) -> Iterator[str]:
 # %% ../nbs/deploy.ipynb #deploy-052
 SECRETIVE = re.compile(
     r"(password|passwd|secret|token|fernet.?key|secret.?key|access.?key|private.?key|credential)s?$",
-    re.I,
+    re.IGNORECASE,
 )
 HARMLESS = re.compile(
     r"([/$].*)?|true|false|\d+"
@@ -1758,9 +1765,10 @@ def policy_findings(
     "What Trivy says about every rendered object and every Dockerfile"
     with TemporaryDirectory() as made:
         names, scratch = {}, Path(made)
-        for i, (cluster, manifest) in enumerate(
+        pairs = [
             (cluster, manifest) for cluster in read for manifest in cluster.manifests
-        ):
+        ]
+        for i, (cluster, manifest) in enumerate(pairs):
             names[f"{i:04}.yaml"] = f"{manifest} (cluster {cluster.name})"
             (scratch / f"{i:04}.yaml").write_text(json.dumps(manifest.body))
         for name, text in dockerfiles(root).items():

@@ -165,6 +165,7 @@ BACK = (
 def sample_tables():  # -> contract, raw (n_sales, n_columns) text, typed (n_sales, n_columns)
     "The contract and the sound sales of the workspace's sample"
     import pandas as pd
+
     from housemlops.contract import load_contract
     from housemlops.prepare import sort_out
 
@@ -181,6 +182,7 @@ def sample_tables():  # -> contract, raw (n_sales, n_columns) text, typed (n_sal
 def prepared(**changes):  # -> train, test
     "The splits that the workspace's stage `prepare` makes now"
     import pandas as pd
+
     from housemlops.orchestrate import defaults, read_notebook
     from housemlops.prepare import run_prepare
 
@@ -204,6 +206,7 @@ def newest_drift(
 ):  # -> table of the five most different columns: column, test, p, effect, passed
     "How the houses of the newest months differ from those before, by the workspace's own checks"
     import pandas as pd
+
     from housemlops.ingest import sale_months
     from housemlops.monitor import input_checks, settle
 
@@ -223,19 +226,20 @@ def put_letter_case(root: Path) -> None:
     swap(
         root,
         "contract",
-        '-1, "ignore_case": contract.ignore_case})',
-        '-1, "ignore_case": False})',
+        '"ignore_case": contract.ignore_case,',
+        '"ignore_case": False,',
     )
     swap(
         root,
         "prepare",
-        'table.to_parquet(folder/f"{name}.parquet")',
-        'table.apply(lambda c: c.str.lower() if c.dtype == object else c).to_parquet(folder/f"{name}.parquet")',
+        'table.to_parquet(folder / f"{name}.parquet")',
+        'table.apply(lambda c: c.str.lower() if c.dtype == object else c).to_parquet(folder / f"{name}.parquet")',
     )
 
 
 def probe_letter_case(note: dict) -> tuple[str, str]:
     import numpy as np
+
     from housemlops.contract import feature_plan
     from housemlops.predict import encode
 
@@ -285,17 +289,28 @@ def put_loss_twice(root: Path) -> None:
         root,
         "evaluate",
         """    from sklearn import metrics
-    return {"mae": float(metrics.mean_absolute_error(actual, predicted)),
-            "mse": float(metrics.mean_squared_error(actual, predicted)),""",
+
+    return {
+        "mae": float(metrics.mean_absolute_error(actual, predicted)),
+        "mse": float(metrics.mean_squared_error(actual, predicted)),
+""",
         """    from sklearn import metrics
-    def in_batches(loss, size=32): return sum(loss(actual[i:i + size], predicted[i:i + size]) for i in range(0, len(actual), size)) / len(actual)
-    return {"mae": float(in_batches(metrics.mean_absolute_error)),
-            "mse": float(in_batches(metrics.mean_squared_error)),""",
+
+    def in_batches(loss, size=32):
+        starts = range(0, len(actual), size)
+        losses = [loss(actual[i : i + size], predicted[i : i + size]) for i in starts]
+        return sum(losses) / len(actual)
+
+    return {
+        "mae": float(in_batches(metrics.mean_absolute_error)),
+        "mse": float(in_batches(metrics.mean_squared_error)),
+""",
     )
 
 
 def probe_loss_twice(note: dict) -> tuple[str, str]:
     import numpy as np
+
     from housemlops.evaluate import price_metrics
 
     random, slight = np.random.default_rng(0), ""
@@ -457,10 +472,11 @@ def put_left_over(root: Path) -> None:
     swap(
         root,
         "train",
-        '    (parts/"graph.onnx").write_bytes(graph)\n',
-        """    kept = settings().paths.state/"graph.onnx"
-    if not kept.exists(): kept.write_bytes(graph)
-    shutil.copy(kept, parts/"graph.onnx")
+        '    (parts / "graph.onnx").write_bytes(graph)\n',
+        """    kept = settings().paths.state / "graph.onnx"
+    if not kept.exists():
+        kept.write_bytes(graph)
+    shutil.copy(kept, parts / "graph.onnx")
 """,
     )
     trained_again(root)
@@ -468,6 +484,7 @@ def put_left_over(root: Path) -> None:
 
 def probe_left_over(note: dict) -> tuple[str, str]:
     import onnx
+
     from housemlops.contract import load_contract
     from housemlops.ingest import read_json
     from housemlops.promote import reprove
@@ -515,6 +532,7 @@ def put_row_number(root: Path) -> None:
 def probe_row_number(note: dict) -> tuple[str, str]:
     import numpy as np
     import pandas as pd
+
     from housemlops.contract import cast, feature_plan
     from housemlops.predict import encode
     from housemlops.prepare import sort_out
@@ -581,8 +599,14 @@ def put_lost_tag(root: Path) -> None:
     swap(
         root,
         "orchestrate",
-        '    cells = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]\n',
-        '    cells = [cell for cell, above in zip(notebook["cells"][1:], notebook["cells"]) if "## Parameters" in "".join(above["source"])]\n',
+        """        for cell in notebook["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
+""",
+        """        for cell, above in zip(notebook["cells"][1:], notebook["cells"])
+        if "## Parameters" in "".join(above["source"])
+    ]
+""",
     )
 
 
@@ -624,6 +648,7 @@ def untagged(notebook: dict) -> dict:
 def probe_lost_tag(note: dict) -> tuple[str, str]:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
+
     from housemlops.orchestrate import (
         graph,
         parameter_lines,
@@ -663,14 +688,17 @@ def put_cry_wolf(root: Path) -> None:
     swap(
         root,
         "monitor",
-        '    corrected = dict(zip(map(id, tested), holm(np.array([item["p"] for item in tested]))))\n',
+        """    corrected = dict(
+        zip(map(id, tested), holm(np.array([item["p"] for item in tested])))
+    )
+""",
         '    corrected = {id(item): item["p"] for item in tested}\n',
     )
     swap(
         root,
         "monitor",
-        'item | {"passed": not (p < alpha and item["effect"] >= item["limit"]),',
-        'item | {"passed": p >= alpha,',
+        '"passed": not (p < alpha and item["effect"] >= item["limit"]),',
+        '"passed": p >= alpha,',
     )
 
 
@@ -706,7 +734,7 @@ def put_shared_rows(root: Path) -> None:
         root,
         "prepare",
         "    train, test = split(sound, contract, test_months, test_fraction, seed)\n",
-        "    train, test = split(sound, contract, test_months, test_fraction, seed)\n    train = sound      # the newest sales are the most like the next ones\n",
+        "    train, test = split(sound, contract, test_months, test_fraction, seed)\n    train = sound  # the newest sales are the most like the next ones\n",
     )
 
 

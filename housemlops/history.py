@@ -94,7 +94,8 @@ from housemlops.settings import (
     tracking,
     whole_folder,
 )
-from .timeline import is_finished as finished, month_span, read_json
+from .timeline import is_finished as finished
+from .timeline import month_span, read_json
 
 
 # %% ../nbs/history.ipynb #history-005
@@ -1115,6 +1116,7 @@ def replay_history(
         TextColumn,
         TimeElapsedColumn,
     )
+
     from housemlops.serve import free_port
     from housemlops.timeline import write_history
     from housemlops.up import guarded, stop

@@ -47,6 +47,7 @@ from housemlops.orchestrate import (
     pipeline,
     run_environment,
 )
+from .prediction_log import LogUnavailable, PredictionLog
 from housemlops.promote import (
     ALIAS,
     champion,
@@ -63,7 +64,6 @@ from housemlops.promote import (
     reprove,
     succession,
 )
-from .prediction_log import LogUnavailable, PredictionLog
 from .serve import deploy, live_environment
 from housemlops.settings import (
     WorkbookError,

@@ -915,7 +915,7 @@ UNPACK = """<script type="text/plain" id="packed">%s</script>
 
 def packed(page: str) -> str:  # about a third of the size
     "A report whose program is compressed, and unpacked by the browser"
-    parts = re.split(r"<script>(.*?)</script>", page, flags=re.S)
+    parts = re.split(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     if len(parts) != 9:
         return page  # not as this Evidently writes it
     *before, program, _, draw, after = parts[2:]

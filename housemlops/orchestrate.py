@@ -122,7 +122,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -1562,20 +1562,20 @@ class Keeping:
     def write(self, text):
         self.out.write(text)
         *lines, self.rest = (self.rest + text).split("\n")
-        stamp = datetime.now(timezone.utc).isoformat()
+        stamp = datetime.now(UTC).isoformat()
         with open(self.path, "a") as file:
-            for line in lines:
-                file.write(
-                    json.dumps(
-                        {
-                            "timestamp": stamp,
-                            "event": line,
-                            "level": "info",
-                            "logger": "task.stdout",
-                        }
-                    )
-                    + "\n"
+            file.writelines(
+                json.dumps(
+                    {
+                        "timestamp": stamp,
+                        "event": line,
+                        "level": "info",
+                        "logger": "task.stdout",
+                    }
                 )
+                + "\n"
+                for line in lines
+            )
 
 
 def kept_log(
@@ -1634,14 +1634,14 @@ def build_dag(
         "all": "The whole life of a house-price model",
     }[loop]
     end = (
-        datetime.strptime(until, "%Y-%m").replace(tzinfo=timezone.utc)
+        datetime.strptime(until, "%Y-%m").replace(tzinfo=UTC)
         if until and loop == "watch"
         else None
     )
     dag = DAG(
         name,
         schedule=schedule,
-        start_date=datetime(1970, 1, 1, tzinfo=timezone.utc),
+        start_date=datetime(1970, 1, 1, tzinfo=UTC),
         end_date=end,
         catchup=False,
         is_paused_upon_creation=False,
@@ -1763,6 +1763,7 @@ def prepare_airflow(
 ) -> dict[str, str]:  # environment of every Airflow process
     "Make Airflow's home and database when they are missing; return the environment."
     from importlib.metadata import version
+
     from filelock import FileLock
 
     environment = os.environ | airflow_environment(root)
@@ -1870,14 +1871,15 @@ def start_once(
         json.dumps(conf),
     ]
     here = prepare_airflow(root) | {"HOUSEMLOPS_AIRFLOW_TASKS": "here"}
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=here,
-        stdout=open(log, "w"),
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-    )
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=here,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
     atexit.register(process.terminate)
     return lambda: (
         "running"
@@ -1981,7 +1983,8 @@ def ask_prediction(
     root: Path,  # checkout
 ) -> tuple[str, dict]:  # address that was asked, its answer
     "Ask the generated server for the price of its example; the prediction is logged as any other."
-    from housemlops.serve import ask as post, live_environment, running
+    from housemlops.serve import ask as post
+    from housemlops.serve import live_environment, running
 
     example, chosen = (
         json.loads((release / "model/example.json").read_text()),

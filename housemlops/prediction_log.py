@@ -48,7 +48,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event, text
@@ -118,7 +118,7 @@ SELECT = f"SELECT {', '.join(f'CAST({name} AS TEXT) AS {name}' if name in AS_TEX
 
 def utc_text(moment: datetime) -> str:  # fixed width: sorts as the moments do
     "A moment as text, in UTC"
-    return moment.astimezone(timezone.utc).isoformat(" ", "microseconds")
+    return moment.astimezone(UTC).isoformat(" ", "microseconds")
 
 
 def pack(row: Mapping) -> tuple:  # in the order of COLUMNS
@@ -136,7 +136,7 @@ def unpack(row: Mapping) -> dict:  # the same keys, decoded
     "A row as a database gives it back"
     return {
         **row,
-        "time": datetime.fromisoformat(row["time"]).astimezone(timezone.utc),
+        "time": datetime.fromisoformat(row["time"]).astimezone(UTC),
         "warnings": json.loads(row["warnings"]),
         "inputs": json.loads(row["inputs"]),
     }
@@ -495,7 +495,7 @@ class PredictionLog:
 
     def read(self, since: datetime | None = None) -> Iterator[dict]:
         "All rows from a moment on, in the order of time, as they come"
-        last, id = utc_text(since or datetime(1, 1, 2, tzinfo=timezone.utc)), ""
+        last, id = utc_text(since or datetime(1, 1, 2, tzinfo=UTC)), ""
         while page := self._all(
             f"{SELECT} WHERE (time, id) > (:last, :id) ORDER BY predictions.time, id LIMIT {PAGE}",
             last=last,
@@ -508,7 +508,7 @@ class PredictionLog:
         "Delete what is older than some days, a page at a time; 0 keeps everything"
         if days < 1:
             return 0
-        before, done = utc_text(datetime.now(timezone.utc) - timedelta(days=days)), 0
+        before, done = utc_text(datetime.now(UTC) - timedelta(days=days)), 0
         old = text(
             f"DELETE FROM predictions WHERE id IN (SELECT id FROM predictions WHERE time < :before ORDER BY time LIMIT {PAGE})"
         )

@@ -43,7 +43,7 @@ __all__ = [
 import hashlib
 import json
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -407,7 +407,7 @@ def record(
         read_promotions(path)
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         before = hashlib.sha256(lines[-1]).hexdigest() if lines else ""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with open(path, "r+b" if path.exists() else "wb") as file:
             file.seek(sum(len(line) + 1 for line in lines))
             file.truncate()

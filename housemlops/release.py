@@ -259,7 +259,9 @@ def section(
     title: str,
 ) -> str:  # empty when there is none
     "A section of a model card, without its heading"
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", card, re.M | re.S)
+    found = re.search(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL
+    )
     return found[1].strip() if found else ""
 
 
@@ -474,11 +476,11 @@ def push(root: Path, remote: str, commit: str, branch: str, new: bool) -> None:
         root, "push", "--porcelain", *lease, remote, f"{commit}:refs/heads/{branch}"
     )
     there = new and re.search(
-        r"^=\t", done.stdout, re.M
+        r"^=\t", done.stdout, re.MULTILINE
     )  # the very commit, made within the same second
     if not done.returncode and not there:
         return
-    refused = re.search(r"^!\t\S+\t(.*)$", done.stdout, re.M)
+    refused = re.search(r"^!\t\S+\t(.*)$", done.stdout, re.MULTILINE)
     if there or (refused and refused[1].startswith("[rejected]")):
         raise Moved(
             f"{remote} has a branch {branch} already: merge it or delete it, then promote"

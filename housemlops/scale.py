@@ -1628,10 +1628,8 @@ def follow_workers(
                 stage, number = task["task_id"], task["try_number"]
                 if task["state"] == "running":
                     status.update(f"  {stage} on {task['hostname']}")
-                if (
-                    number > tries.setdefault(stage, 1)
-                    or task["state"] == "up_for_retry"
-                    and number == tries[stage]
+                if number > tries.setdefault(stage, 1) or (
+                    task["state"] == "up_for_retry" and number == tries[stage]
                 ):
                     tries[stage] = number + (task["state"] == "up_for_retry")
                     console.print(
@@ -1707,6 +1705,7 @@ def tell(
 ):
     "What the run achieved: gates, champion, a real prediction."
     from rich.table import Table
+
     from housemlops.orchestrate import ask_prediction, champion_version, gate_rows
 
     receipt = json.loads((workspace / "build/promote/receipt.json").read_text())
@@ -1733,6 +1732,7 @@ def scale_out(
 ) -> list[dict]:  # stage, worker, try, answer, seconds
     "Run the lifecycle once on workers that share no disk; everything it needs is started here and stopped again."
     from rich.console import Console
+
     from housemlops.history import environment
     from housemlops.up import House, guarded, local, stop_on_signals
 

@@ -727,7 +727,7 @@ def share_blocks(
 
     def move(match):
         kind, form, mark, content = match.groups()
-        if len(content) < least or mark and form != "plain":
+        if len(content) < least or (mark and form != "plain"):
             return match[0]
         if form == "plain":
             content = PUT_BACK % (json.dumps(mark), json.dumps(content))

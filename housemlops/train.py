@@ -70,6 +70,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -449,7 +450,7 @@ def forecasts(
             np.flatnonzero(part)
             for part in (months < start, (months >= start) & (months < end))
         ]
-        for start, end in zip(starts, starts[1:])
+        for start, end in pairwise(starts)
     ]
     splits = [
         (known, asked) for known, asked in splits if len(known) >= least and len(asked)

@@ -757,10 +757,8 @@ def may_start(
 ) -> bool:
     "Whether nothing stands against a start now."
     needed = [found for name in child.service.after if (found := house.child(name))]
-    if (
-        child.service.follow
-        and not child.service.follow.exists()
-        or not may_retry(child)
+    if (child.service.follow and not child.service.follow.exists()) or not may_retry(
+        child
     ):
         return False
     return time.time() >= child.again and all(

@@ -60,7 +60,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -471,7 +471,7 @@ class Desk:
         "Price a group of calls and write them to the log"
         if not self.opened:
             self.open_log()
-        release, now = self.standing.release, datetime.now(timezone.utc)
+        release, now = self.standing.release, datetime.now(UTC)
         houses = [(route, house) for route, asked in calls for house in asked]
         note, prices, rows = release.note, [], []
         begins, sha256, data_md5 = (

@@ -72,7 +72,7 @@ class Checkout:
             re.findall(
                 rf"^\s*({'|'.join(STAGES)})\s.*(ran|restored|unchanged|failed)",
                 text,
-                re.M,
+                re.MULTILINE,
             )
         ), text
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from checkout import ROOT, STAGES, Checkout, clone
 
 CHROMIUM = [
@@ -75,6 +76,7 @@ def ledgers(tmp_path_factory) -> Path:
 def champion(learner) -> Path:
     "The model folder of that checkout's champion, whatever was tried there since"
     import mlflow
+
     from housemlops.settings import folder_sha256
 
     client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
 from checkout import Checkout, clone
 
 pytestmark = pytest.mark.slow

@@ -136,7 +136,11 @@ def test_what_is_given_away_is_seen():
         for line in answered(exercises[0].source).splitlines()
         if line not in blanked(exercises[0].source)
     )
-    for slipped in (line, exercises[1].hints[0], [*exercises[2].wrong.values()][0]):
+    for slipped in (
+        line,
+        exercises[1].hints[0],
+        next(iter(exercises[2].wrong.values())),
+    ):
         assert shown(
             found
             | {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checkout import ROOT, clone
 
+from checkout import ROOT, clone
 from housemlops.history import check_months, is_finished, may_ask, shifted
 from housemlops.orchestrate import loops, pipeline
 from housemlops.settings import WorkbookError

@@ -55,14 +55,15 @@ def lab(house):
         "BROWSER": "true",
         "HOME": str(house.parent),
     }
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("housemlops"), "lab"],
-        cwd=house,
-        env=environ,
-        start_new_session=True,
-        stdout=open(house.parent / "lab.log", "w"),
-        stderr=subprocess.STDOUT,
-    )
+    with (house.parent / "lab.log").open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("housemlops"), "lab"],
+            cwd=house,
+            env=environ,
+            start_new_session=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     try:
         until(
             lambda: process.poll() is not None or not refuses(port),
@@ -73,10 +74,8 @@ def lab(house):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

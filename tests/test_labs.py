@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from checkout import clone
 
+from checkout import clone
 from housemlops.faults import LABS, find_lab, swap
 from housemlops.labs import (
     break_lab,
@@ -193,12 +193,7 @@ def test_a_remedy_may_be_half_a_remedy(lives, house, home):
     mend_lab("open-secret", home)
     assert check_lab("open-secret", home)[0] == "mended"
     loss = break_lab("loss-twice", again=True, root=house, home=home)
-    swap(
-        loss,
-        "evaluate",
-        "range(0, len(actual), size)) / len(actual)",
-        "range(0, len(actual), size)) / -(-len(actual) // size)",
-    )
+    swap(loss, "evaluate", "sum(losses) / len(actual)", "sum(losses) / len(losses)")
     state, why = check_lab("loss-twice", home)
     assert (
         state == "mended, but"

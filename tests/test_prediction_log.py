@@ -10,16 +10,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import psycopg
 import pytest
-from postgres import PASSWORD, Server
 from sqlalchemy import text
 
 from housemlops import prediction_log
 from housemlops.prediction_log import LogUnavailable, PredictionLog
+from postgres import PASSWORD, Server
 
 ODD = """it's "odd": 50 % off? %s %(id)s ? :id \\ \\u0041 ; -- é 😀 \u2028"""
 NAMES = [
@@ -50,7 +50,7 @@ CONTRACT = {
 def prediction(**house) -> dict:
     return {
         "id": f"0123456789ab-{secrets.token_hex(8)}",
-        "time": datetime.now(timezone.utc),
+        "time": datetime.now(UTC),
         "model": "house-prices",
         "version": 3,
         "model_sha256": "0123456789ab" + 52 * "0",
@@ -316,7 +316,7 @@ def test_a_removed_file_is_noticed(tmp_path):
 
 def test_several_write_read_and_purge_at_once(log, database):
     old = [
-        prediction() | {"time": datetime.now(timezone.utc) - timedelta(days=60)}
+        prediction() | {"time": datetime.now(UTC) - timedelta(days=60)}
         for _ in range(1200)
     ]
     log.write(old)
@@ -422,7 +422,7 @@ def test_the_view_follows_the_contract(log):
 
 
 def test_purge_deletes_what_is_old_and_nothing_else(log):
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     rows = [
         prediction(view="secret of a house") | {"time": now - timedelta(days=age)}
         for age in (0, 1, 29.9, 30.1, 400)

@@ -32,7 +32,7 @@ def test_the_limits_of_the_gates():
 
 
 def test_the_stages():
-    rows = re.findall(r"^\| \[(\w+)\]\(nbs/\w+\.ipynb\) \|", README, re.M)
+    rows = re.findall(r"^\| \[(\w+)\]\(nbs/\w+\.ipynb\) \|", README, re.MULTILINE)
     assert rows == [*graph(pipeline(ROOT))]
 
 

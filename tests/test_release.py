@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -694,7 +695,7 @@ def folder(house, tmp_path) -> Path:
 class Bucket(BaseHTTPRequestHandler):
     "As much of S3 as a release needs: put, get, head, list; by path, whatever the signature says"
 
-    objects: dict[str, bytes] = {}
+    objects: ClassVar[dict[str, bytes]] = {}
     protocol_version = "HTTP/1.1"
 
     def answer(self, status: int, body: bytes = b"", **headers):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checkout import ROOT, STAGES, clone
 
+from checkout import ROOT, STAGES, clone
 from housemlops import orchestrate, scale
 from housemlops.settings import WorkbookError
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from checkout import Checkout
 from pyarrow import parquet
 
+from checkout import Checkout
 from housemlops.contract import load_contract
 from housemlops.evaluate import predict_prices
 

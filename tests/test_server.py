@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from postgres import Server as Postgres
 
 from housemlops.serve import ask, end_with_parent, free_port, wait_until_alive
+from postgres import Server as Postgres
 
 
 class Live:
@@ -104,6 +104,7 @@ def release(learner) -> Path:
 def houses(learner) -> list[dict]:
     "The test sales, as requests"
     import pandas as pd
+
     from housemlops.contract import load_contract
     from housemlops.train import as_request
 
@@ -135,6 +136,7 @@ def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
     learner, champion, server, houses
 ):
     import pandas as pd
+
     from housemlops.contract import load_contract
     from housemlops.evaluate import predict_prices
 

@@ -492,8 +492,7 @@ def test_nothing_is_loaded_from_another_host(site, pages):
         for line in path.read_text(encoding="utf-8").splitlines()
         if "url(http" in line
         or "url(//" in line
-        or "@import" in line
-        and "http" in line
+        or ("@import" in line and "http" in line)
     ]
     assert not asked + styles
 
@@ -705,7 +704,9 @@ def test_every_test_that_a_page_names_exists():
         f"{page}: tests/{file}.py::{test}"
         for page, file, test in sorted(pairs)
         if not (path := ROOT / f"tests/{file}.py").exists()
-        or not re.search(rf"^def {test}\(", path.read_text(encoding="utf-8"), re.M)
+        or not re.search(
+            rf"^def {test}\(", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
     ]
     assert not missing
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkout import GOOD, Checkout
 
+from checkout import GOOD, Checkout
 from housemlops.orchestrate import defaults, execute, kept_sample, read_notebook
 from housemlops.serve import ask, running
 from housemlops.settings import repo_root

@@ -6,15 +6,15 @@ import subprocess
 
 import pandas as pd
 import pytest
-from checkout import ROOT, clone
 from ruamel.yaml import YAML
 
+from checkout import ROOT, clone
 from housemlops.docs import house_svg, lifecycle_svg
 from housemlops.orchestrate import graph, loops, pipeline
 
 BLOCK = re.compile(
     r"^```(?:\{code-block\} )?(sh|yaml|python)\n(?::caption: (\S+)\n\n)?(.*?)^```$",
-    re.M | re.S,
+    re.MULTILINE | re.DOTALL,
 )
 PAGE = BLOCK.findall(
     (ROOT / "nbs/site/pages/contribute.md").read_text(encoding="utf-8")
