@@ -95,12 +95,16 @@ import subprocess
 import sys
 import textwrap
 import tokenize
+import tomllib
 from collections.abc import Callable, Iterable
 from graphlib import CycleError, TopologicalSorter
 from html import escape
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from .course import notebook_table
 from .orchestrate import graph, listed, loops, pipeline
@@ -869,11 +873,18 @@ def licence(
 def tools(
     root: Path,  # repository
 ) -> list[dict[str, str]]:  # name, version, licence, summary
-    "The packages that the project asks for, as they are installed."
-    asked = re.findall(
-        r"(?m)^([\w.-]+)", (root / "requirements.in").read_text(encoding="utf-8")
-    )
-    found = [metadata.distribution(name) for name in asked]
+    "The packages that the dependency groups of pyproject.toml ask for and that are installed."
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = [line for group in project["dependency-groups"].values() for line in group]
+    names = {
+        canonicalize_name(Requirement(line).name)
+        for line in lines
+        if isinstance(line, str)
+    }
+    installed = {
+        canonicalize_name(package.name) for package in metadata.distributions()
+    }
+    found = [metadata.distribution(name) for name in sorted(names & installed)]
     return [
         {
             "name": package.metadata["Name"],
