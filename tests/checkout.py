@@ -1,25 +1,53 @@
-"A learner's checkout: a clone of this repository as it is now, on the sample, and what is typed in it."
+"Checkouts for tests: a clone of this repository as it is now, on the sample, and what a learner types in it."
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
 
+from filelock import FileLock
 from ruamel.yaml import YAML
 
-from housemlops.orchestrate import graph, pipeline, snapshot
-from housemlops.settings import repo_root
+from housemlops.orchestrate import (
+    copy_sample,
+    graph,
+    kept_sample,
+    pipeline,
+    relocate,
+    snapshot,
+)
+from housemlops.settings import repo_root, settings
 
 ROOT = repo_root()
 STAGES = list(graph(pipeline(ROOT)))
 
 
+# Secrets in the environment and the settings of the learner's checkout; test_canary looks for them in what runs leave.
+CANARIES = {
+    name: f"canary/{hashlib.sha256(name.encode()).hexdigest()[:24]}"
+    for name in ("webhook", "smtp", "aws", "tracking", "token", "sender")
+}
+SECRETS = {
+    "HOUSEMLOPS_ALERTS_WEBHOOK": f"http://127.0.0.1:9/hooks/{CANARIES['webhook']}",
+    "AIRFLOW_CONN_SMTP_DEFAULT": f"smtp://me:{quote(CANARIES['smtp'], safe='')}@127.0.0.1:9",
+    "AWS_ACCESS_KEY_ID": "example",
+    "AWS_SECRET_ACCESS_KEY": CANARIES["aws"],
+    "MLFLOW_TRACKING_PASSWORD": CANARIES["tracking"],
+    "GIT_TOKEN": CANARIES["token"],
+}
+
+
 class Checkout:
     "A learner's checkout, and what they type in it"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, more: dict[str, str] = MappingProxyType({})):
         self.path = path
         self.environ = {
             k: v
@@ -33,6 +61,7 @@ class Checkout:
                 f"HOUSEMLOPS_{name}_PORT": str(20000 + os.getpid() % 10000 + i)
                 for i, name in enumerate(("AIRFLOW", "MLFLOW", "SERVER", "FRONT"))
             },
+            **more,
         }
 
     def git(self, *arguments: str) -> str:
@@ -105,10 +134,10 @@ POOR = {
 GOOD = {"trees": 60, "learning_rate": 0.06, "svr_c": 3.0, "ridge_alpha": 20.0}
 
 
-def clone(path: Path) -> Checkout:
+def clone(path: Path, more: dict[str, str] = MappingProxyType({})) -> Checkout:
     "A clone of this repository as it is now, on the sample, with a poor model that passes its gates"
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
-    checkout = Checkout(path)
+    checkout = Checkout(path, more)
     checkout.git("checkout", "--quiet", "-B", "main", snapshot(ROOT)[0])
     checkout.params(
         lambda p: (
@@ -118,4 +147,63 @@ def clone(path: Path) -> Checkout:
         )
     )
     checkout.git("commit", "--quiet", "--all", "--message", "chore: use the sample")
+    empty = airflow_database()
+    (path / "var/airflow").mkdir(parents=True)
+    for file in (empty / "airflow.db", next(empty.glob("migrated-*"))):
+        shutil.copy(file, path / "var/airflow")
     return checkout
+
+
+def airflow_database() -> Path:
+    "A folder with Airflow's database, migrated and empty; made once and kept under this checkout's state folder"
+    home = settings(ROOT).paths.state / "tests" / version("apache-airflow")
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "lock"):
+        if not list(home.glob("airflow/migrated-*")):
+            environ = {
+                k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")
+            }
+            code = "from pathlib import Path; from housemlops.orchestrate import prepare_airflow; prepare_airflow(Path.cwd())"
+            subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=ROOT,
+                env=environ | {"HOUSEMLOPS_PATHS_STATE": str(home)},
+                check=True,
+            )
+    return home / "airflow"
+
+
+def copy_checkout(checkout: Checkout, path: Path) -> Checkout:
+    "A copy of a checkout that has run: its cache, its MLflow store and its releases, without its workspaces"
+    shutil.copytree(
+        checkout.path,
+        path,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("workspaces", "latest"),
+    )
+    relocate(path / "var/mlflow/mlflow.db", str(checkout.path), str(path))
+    copy = Checkout(path)
+    copy.git("worktree", "prune")
+    return copy
+
+
+class Sample:
+    "A checkout on the sample with the outputs of all stages, made without Airflow, DVC or notebooks"
+
+    def __init__(self, path: Path):
+        self.path, self.state = path / "workbook", path / "made/state"
+        home = settings(ROOT).paths.state / "sample"
+        copy_sample(kept_sample(ROOT, STAGES, home), path / "made")
+        self.build = path / "made/build"
+        self.release = (self.state / "serve/current").resolve()
+        clone(self.path)
+        self.environ = Checkout(self.path).environ | {
+            "HOUSEMLOPS_PATHS_STATE": str(self.state),
+            "HOUSEMLOPS_MLFLOW_TRACKING_URI": f"sqlite:///{self.state}/mlflow/mlflow.db",
+            "HOUSEMLOPS_MLFLOW_ARTIFACTS": str(self.state / "mlflow/artifacts"),
+        }
+
+    def registry(self):
+        import mlflow
+
+        return mlflow.MlflowClient(f"sqlite:///{self.state}/mlflow/mlflow.db")

@@ -1,14 +1,27 @@
-"""What the tests share: a visible skip for a missing tool, and the markers."""
+"""What the tests share: finished runs, a visible skip for a missing tool, and which tests share a worker."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from checkout import ROOT, STAGES, Checkout, clone
+from checkout import (
+    CANARIES,
+    ROOT,
+    SECRETS,
+    STAGES,
+    Checkout,
+    Sample,
+    clone,
+    copy_checkout,
+)
 
 CHROMIUM = [
     "--no-sandbox",
@@ -50,54 +63,120 @@ def browser(need):
 
 
 @pytest.fixture(scope="session")
-def learner(tmp_path_factory) -> Checkout:
-    "A checkout that has run the lifecycle once"
-    checkout = clone(tmp_path_factory.mktemp("learner") / "workbook")
-    done, text = checkout.run()
-    assert done == dict.fromkeys(STAGES, "ran"), text
-    checkout.first, checkout.first_text = checkout.outs(), text
+def once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
+    "Make a folder once for all workers: `once(name, make)` calls make(folder) in one of them."
+    base = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        base = base.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        made = base / f"{name}-shared"
+        with FileLock(base / f"{name}.lock"):
+            if not (made / "done").exists():
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                make(made)
+                (made / "done").touch()
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_run(once) -> Path:
+    "A folder with a checkout that has run the lifecycle once, and what came of it in first.json"
+
+    def make(folder: Path):
+        checkout = clone(folder / "workbook", SECRETS)
+        ini = checkout.path / "settings.ini"
+        sender = f"sender = {CANARIES['sender']}@localhost"
+        ini.write_text(re.sub(r"(?m)^sender =.*", sender, ini.read_text()))
+        checkout.git("commit", "--quiet", "--all", "--message", "chore: a sender")
+        done, text = checkout.run()
+        assert done == dict.fromkeys(STAGES, "ran"), text
+        receipt = checkout.build("promote/receipt.json")
+        first = {"outs": checkout.outs(), "text": text, "receipt": receipt}
+        (folder / "first.json").write_text(json.dumps(first))
+        copy_checkout(checkout, folder / "copy")
+
+    return once("first", make)
+
+
+@pytest.fixture(scope="session")
+def learner(first_run) -> Checkout:
+    "That checkout, for tests that run it again; they share one worker"
+    checkout = Checkout(first_run / "workbook", SECRETS)
+    first = json.loads((first_run / "first.json").read_text())
+    checkout.first, checkout.first_text = first["outs"], first["text"]
     return checkout
 
 
 @pytest.fixture(scope="session")
-def ledgers(tmp_path_factory) -> Path:
-    "The folder data/ of a fresh clone, after `dvc pull -R data`; for reading"
-    path = tmp_path_factory.mktemp("ledgers") / "clone"
-    subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "pull", "--quiet", "--recursive", "data"],
-        cwd=path,
-        check=True,
-    )
-    return path / "data"
+def sample(tmp_path_factory) -> Sample:
+    "A checkout with the outputs of all stages, run as functions on the sample; each worker has its own"
+    return Sample(tmp_path_factory.mktemp("sample"))
 
 
 @pytest.fixture(scope="session")
-def champion(learner) -> Path:
-    "The model folder of that checkout's champion, whatever was tried there since"
-    import mlflow
-
+def champion(sample) -> Path:
+    "The model folder of the sample's champion"
     from housemlops.settings import folder_sha256
 
-    client = mlflow.MlflowClient(f"sqlite:///{learner.path}/var/mlflow/mlflow.db")
-    version = client.get_model_version_by_alias("house-prices-sample", "champion")
-    model = Path(
-        client.get_model_version_download_uri(
-            version.name, version.version
-        ).removeprefix("file://")
+    version = sample.registry().get_model_version_by_alias(
+        "house-prices-sample", "champion"
     )
+    source = sample.registry().get_model_version_download_uri(
+        version.name, version.version
+    )
+    model = Path(source.removeprefix("file://"))
     assert folder_sha256(model) == version.tags["model_sha256"]
     return model
 
 
+@pytest.fixture(scope="session")
+def ledgers(once) -> Path:
+    "The folder data/ of a fresh clone, after `dvc pull -R data`; for reading"
+
+    def make(folder: Path):
+        path = folder / "clone"
+        subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, path], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "dvc", "pull", "--quiet", "--recursive", "data"],
+            cwd=path,
+            check=True,
+        )
+
+    return once("ledgers", make) / "clone/data"
+
+
 def pytest_configure(config):
     "Markers, so that `pytest -m 'not slow'` gives a quick answer."
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
-    config.addinivalue_line("markers", "browser: opens a page in headless Chromium")
+    for line in (
+        "slow: takes more than ten seconds, or starts services; `make check` leaves it out",
+        "browser: opens a page in headless Chromium",
+        "spread: the tests of this module need not share a worker",
+    ):
+        config.addinivalue_line("markers", line)
 
 
+# Modules whose tests take longest begin first, so that no worker waits for them at the end.
+FIRST = [
+    "learner",
+    "test_history",
+    "test_trust",
+    "test_scale",
+    "test_labs",
+    "test_walkthrough",
+    "test_site",
+]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    "Cleaned notebooks keep their outputs but no execution counts, which nbval takes for cells that never ran"
+    "Tests that share a fixture of a module, or the learner's checkout, share a worker."
     for item in items:
-        if item.__class__.__name__ == "IPyNbCell" and item.cell.get("outputs"):
-            item.cell["execution_count"] = item.cell["execution_count"] or 0
+        group = "learner" if "learner" in item.fixturenames else item.path.stem
+        if group == "learner" or not item.get_closest_marker("spread"):
+            item.add_marker(pytest.mark.xdist_group(group))
+        item.place = FIRST.index(group) if group in FIRST else len(FIRST)
+    items.sort(key=lambda item: item.place)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from checkout import Checkout, clone
+from checkout import CANARIES, SECRETS, Checkout
 
 pytestmark = pytest.mark.slow
 
@@ -56,50 +56,8 @@ def leaks(folders: list[Path], canaries: dict[str, str]) -> list[str]:  # "name 
     ]
 
 
-@pytest.fixture(scope="module")
-def canaries() -> dict[str, str]:
-    return {
-        name: f"canary/{secrets.token_hex(12)}"
-        for name in ("webhook", "smtp", "aws", "tracking", "token", "sender")
-    } | {"database": f"canary-{secrets.token_hex(12)}"}
-
-
-@pytest.fixture(scope="module")
-def house(canaries, need, tmp_path_factory) -> Iterator[Checkout]:
-    "A checkout full of secrets, with its prediction log in PostgreSQL, that ran the lifecycle"
-    import postgres
-
-    need("initdb")
-    home = tmp_path_factory.mktemp("canary")
-    checkout = clone(home / "workbook")
-    checkout.environ |= {
-        "HOUSEMLOPS_ALERTS_WEBHOOK": f"http://127.0.0.1:9/hooks/{canaries['webhook']}",
-        "AIRFLOW_CONN_SMTP_DEFAULT": f"smtp://me:{quote(canaries['smtp'], safe='')}@127.0.0.1:9",
-        "AWS_ACCESS_KEY_ID": "example",
-        "AWS_SECRET_ACCESS_KEY": canaries["aws"],
-        "MLFLOW_TRACKING_PASSWORD": canaries["tracking"],
-        "GIT_TOKEN": canaries["token"],
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postgres, "PASSWORD", canaries["database"])
-        with postgres.postgres(home) as url:
-            ini = checkout.path / "settings.ini"
-            kept = re.sub(
-                r"(?m)^sender =.*",
-                f"sender = {canaries['sender']}@localhost",
-                re.sub(
-                    r"(?m)^database_url =.*", f"database_url = {url}", ini.read_text()
-                ),
-            )
-            assert url in kept and canaries["sender"] in kept
-            ini.write_text(kept)
-            done, checkout.text = checkout.run()
-            assert set(done.values()) == {"ran"}, checkout.text
-            yield checkout
-
-
-def test_a_leak_would_be_found(tmp_path, canaries):
-    secret = canaries["aws"]
+def test_a_leak_would_be_found(tmp_path):
+    secret = CANARIES["aws"]
     (tmp_path / "a.json").write_text(f'{{"key": "{secret}"}}')
     (tmp_path / "b.html").write_text(f'<a href="http://x/{quote(secret, safe="")}">')
     (tmp_path / "c.log.gz").write_bytes(gzip.compress(f"key {secret}".encode()))
@@ -108,18 +66,21 @@ def test_a_leak_would_be_found(tmp_path, canaries):
     )
     (tmp_path / "settings.ini").write_text(secret)
     assert [
-        Path(leak.partition(" in ")[2]).name for leak in leaks([tmp_path], canaries)
+        Path(leak.partition(" in ")[2]).name for leak in leaks([tmp_path], CANARIES)
     ] == ["a.json", "b.html", "c.log.gz", "d.txt"]
 
 
-def test_no_secret_in_what_a_run_leaves(house, canaries):
-    "Executed notebooks, logs, databases, MLflow artefacts, the generated server, the site"
-    found, text = house.housemlops("docs")
-    assert found == 0, text
-    assert [
-        name for name, secret in canaries.items() if secret in house.text + text
-    ] == []
-    assert leaks([house.path / "var"], canaries) == []
+def shown(text: str, canaries: dict[str, str] = CANARIES) -> list[str]:
+    "The secrets that a text shows"
+    return [name for name, secret in canaries.items() if secret in text]
+
+
+def test_no_secret_in_what_runs_leave(learner):
+    "Executed notebooks, logs, databases, MLflow artefacts, the generated server, the site; of all runs of this checkout so far"
+    code, text = learner.housemlops("docs")
+    assert code == 0, text
+    assert shown(learner.first_text + text) == []
+    assert leaks([learner.path / "var"], CANARIES) == []
     for part in (
         "latest/reports/train.html",
         "mlflow/mlflow.db",
@@ -127,12 +88,29 @@ def test_no_secret_in_what_a_run_leaves(house, canaries):
         "serve/current",
         "site/index.html",
     ):
-        assert (house.path / "var" / part).exists(), part
+        assert (learner.path / "var" / part).exists(), part
 
 
-def test_no_secret_in_what_a_failed_stage_leaves(house, canaries):
+def test_no_password_of_the_prediction_log_in_what_a_run_leaves(
+    learner, need, tmp_path, monkeypatch
+):
+    import postgres
+
+    need("initdb")
+    canaries = {"database": f"canary-{secrets.token_hex(12)}"}
+    monkeypatch.setattr(postgres, "PASSWORD", canaries["database"])
+    with postgres.postgres(tmp_path) as url:
+        with_database = Checkout(
+            learner.path, SECRETS | {"HOUSEMLOPS_SERVER_DATABASE_URL": url}
+        )
+        done, text = with_database.run("--force", "serve")
+    assert done["serve"] == "ran" and shown(text, canaries) == [], text
+    assert leaks([learner.path / "var"], canaries) == []
+
+
+def test_no_secret_in_what_a_failed_stage_leaves(learner):
     "With the traceback of a notebook that stopped in the middle"
-    workspace = (house.path / "var/latest").resolve()
+    workspace = (learner.path / "var/latest").resolve()
     params = workspace / "params.yaml"
     params.write_text(re.sub(r"(?m)^( +trees:).*", r"\1 -1", params.read_text()))
     done = subprocess.run(
@@ -141,17 +119,13 @@ def test_no_secret_in_what_a_failed_stage_leaves(house, canaries):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=house.environ
+        env=learner.environ
         | {
             "PYTHONPATH": str(workspace),
-            "HOUSEMLOPS_PATHS_STATE": str(house.path / "var"),
+            "HOUSEMLOPS_PATHS_STATE": str(learner.path / "var"),
         },
     )
-    assert (
-        done.returncode == 1
-        and "Stopped: train" in done.stdout
-        and [name for name, secret in canaries.items() if secret in done.stdout] == []
-    ), done.stdout
-    assert (workspace / "reports/train.failed.html").exists() and leaks(
-        [house.path / "var"], canaries
-    ) == []
+    assert done.returncode == 1 and "Stopped: train" in done.stdout, done.stdout
+    assert shown(done.stdout) == []
+    assert (workspace / "reports/train.failed.html").exists()
+    assert leaks([learner.path / "var"], CANARIES) == []

@@ -17,7 +17,7 @@ from housemlops.orchestrate import loops, pipeline
 from housemlops.settings import WorkbookError
 
 WATCH = list(loops(pipeline(ROOT))["watch"])
-MONTHS = ["2008-05", "2008-06", "2008-07", "2008-08"]
+MONTHS = ["2008-05", "2008-06", "2008-07"]
 SPAN = ["--from", MONTHS[0], "--to", MONTHS[-1]]
 
 

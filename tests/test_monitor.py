@@ -292,11 +292,9 @@ def test_correction_is_holms():
 
 
 @pytest.fixture
-def build(learner, tmp_path) -> Path:
-    "A copy of the outputs of a lifecycle"
-    return shutil.copytree(
-        (learner.path / "var/latest/build").resolve(), tmp_path / "build"
-    )
+def build(sample, tmp_path) -> Path:
+    "A copy of the outputs of all stages"
+    return shutil.copytree(sample.build, tmp_path / "build")
 
 
 @pytest.fixture

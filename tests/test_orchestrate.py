@@ -1,5 +1,6 @@
 "What the notebook `orchestrate` cannot show: the real graph under Airflow, workspaces of a real checkout, stages that fail."
 
+import csv
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from housemlops import orchestrate
@@ -541,3 +543,64 @@ def test_a_lost_effect_runs_the_stage_again_once(house, monkeypatch, capfd):
     monkeypatch.setattr(orchestrate, "effect_holds", lambda *_: next(answers))
     assert orchestrate.run_in_workspace(house, work, "ingest", no_note) == "ran"
     assert "its effect outside is not" in capfd.readouterr().out
+
+
+# What people change
+
+
+@pytest.mark.slow
+def test_an_edited_cell_is_used(edits):
+    calm = workspace(edits, "before-the-edit")
+    for stage in ("ingest", "prepare"):
+        orchestrate.repro(edits, calm, stage, no_note)
+    insert_cell(edits / "nbs/prepare.ipynb", "print('edited', 'by hand')")
+    work = workspace(edits, "edited-cell")
+    assert orchestrate.code_lineage(work)["uncommitted"] == ["nbs/prepare.ipynb"]
+    assert orchestrate.repro(edits, work, "ingest", no_note) == "restored"
+    assert orchestrate.repro(edits, work, "prepare", no_note) == "ran"
+    assert "edited by hand" in (work / "reports/prepare.html").read_text()
+    for name in ("train.parquet", "test.parquet", "summary.json"):
+        path = Path("build/prepare") / name
+        assert (work / path).read_bytes() == (calm / path).read_bytes()
+
+
+def edit_sales(root: Path, change) -> None:
+    "Change the rows of the sample's ledger, as a list of dictionaries"
+    path = root / "data/sample.csv"
+    with path.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    change(rows)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.slow
+def test_bad_rows_are_quarantined_and_the_run_goes_on(edits):
+    def spoil(rows):
+        rows[0]["area"], rows[1]["price"] = "-1656", ""
+        rows[2]["Neighborhood"] = "Atlantis"
+
+    edit_sales(edits, spoil)
+    work = workspace(edits, "bad-rows")
+    for stage in ("ingest", "prepare"):
+        assert orchestrate.repro(edits, work, stage, no_note) == "ran"
+    quarantine, flags = (
+        pd.read_csv(work / f"build/prepare/{name}.csv")
+        for name in ("quarantine", "flags")
+    )
+    found = {*zip(quarantine["row"], quarantine["column"])}
+    assert found >= {(0, "area"), (1, "price")}
+    assert [*zip(flags["row"], flags["column"], flags["value"])] == [
+        (2, "Neighborhood", "Atlantis")
+    ]
+
+
+@pytest.mark.slow
+def test_a_missing_column_stops_prepare_in_one_sentence(edits):
+    edit_sales(edits, lambda rows: [row.pop("Lot.Area") for row in rows])
+    work = workspace(edits, "missing-column")
+    orchestrate.repro(edits, work, "ingest", no_note)
+    with pytest.raises(StageFailed, match=r"lacks the column `Lot\.Area`"):
+        orchestrate.repro(edits, work, "prepare", no_note)

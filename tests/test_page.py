@@ -14,9 +14,9 @@ BUTTON = "#house button.main"
 
 
 @pytest.fixture(scope="module")
-def address(learner):
+def address(sample):
     "A generated server, live."
-    with running((learner.path / "var/serve/current").resolve()) as url:
+    with running(sample.release) as url:
         yield url
 
 

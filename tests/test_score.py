@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from checkout import Checkout
+from checkout import Sample
 from housemlops.contract import load_contract
 from housemlops.evaluate import predict_prices
 
@@ -31,19 +31,17 @@ print(json.dumps([told, max(sizes)]))
 
 
 @pytest.fixture(scope="module")
-def sales(learner) -> pd.DataFrame:
+def sales(sample) -> pd.DataFrame:
     "The test split of a checkout, typed"
-    return pd.read_parquet(
-        learner.path / "var/latest/build/prepare/test.parquet"
-    ).reset_index(drop=True)
+    return pd.read_parquet(sample.build / "prepare/test.parquet").reset_index(drop=True)
 
 
-def program(learner: Checkout, code: str, *arguments) -> subprocess.Popen:
+def program(sample: Sample, code: str, *arguments) -> subprocess.Popen:
     "A Python program in the checkout"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=learner.path,
-        env=learner.environ,
+        cwd=sample.path,
+        env=sample.environ,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -69,18 +67,14 @@ def repeated(sales: pd.DataFrame, rows: int, path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_every_price_is_that_of_the_champion(
-    learner, champion, sales, tmp_path, suffix
-):
+def test_every_price_is_that_of_the_champion(sample, champion, sales, tmp_path, suffix):
     source = tmp_path / f"sales.{suffix}"
     sales.to_csv(source, index=False) if suffix == "csv" else sales.to_parquet(
         source, index=False
     )
     code = "import json, sys; from housemlops.score import score; print(json.dumps(score(sys.argv[1])))"
-    told = finished(program(learner, code, source))
-    release = json.loads(
-        (learner.path / "var/serve/current/model/release.json").read_text()
-    )
+    told = finished(program(sample, code, source))
+    release = json.loads((sample.release / "model/release.json").read_text())
     read = pd.read_csv if suffix == "csv" else pd.read_parquet
     scored, evaluated = (
         read(told["out"]),
@@ -99,13 +93,13 @@ def test_every_price_is_that_of_the_champion(
         np.testing.assert_allclose(scored[name], evaluated[output], rtol=1e-4)
 
 
-def test_memory_does_not_grow_with_the_file(learner, champion, sales, tmp_path):
+def test_memory_does_not_grow_with_the_file(sample, champion, sales, tmp_path):
     peaks = {}
     for rows in (20_000, 200_000):
         repeated(sales, rows, tmp_path / f"{rows}.parquet")
         told, peaks[rows] = finished(
             program(
-                learner,
+                sample,
                 SCORE,
                 champion,
                 tmp_path / f"{rows}.parquet",
@@ -122,12 +116,12 @@ def test_memory_does_not_grow_with_the_file(learner, champion, sales, tmp_path):
 
 
 def test_a_killed_run_leaves_nothing_under_the_final_name(
-    learner, champion, sales, tmp_path
+    sample, champion, sales, tmp_path
 ):
     source, target = tmp_path / "many.parquet", tmp_path / "many.scored.parquet"
     repeated(sales, 200_000, source)
     process, end = (
-        program(learner, SCORE, champion, source, target),
+        program(sample, SCORE, champion, source, target),
         time.monotonic() + 60,
     )
     while (

@@ -96,12 +96,12 @@ def crowd(
 
 
 @pytest.fixture(scope="module")
-def release(learner) -> Path:
-    return (learner.path / "var/serve/current").resolve()
+def release(sample) -> Path:
+    return sample.release
 
 
 @pytest.fixture(scope="module")
-def houses(learner) -> list[dict]:
+def houses(sample) -> list[dict]:
     "The test sales, as requests"
     import pandas as pd
 
@@ -110,7 +110,7 @@ def houses(learner) -> list[dict]:
 
     contract, table = (
         load_contract("sample"),
-        pd.read_parquet(learner.path / "var/latest/build/prepare/test.parquet"),
+        pd.read_parquet(sample.build / "prepare/test.parquet"),
     )
     rows = [
         {
@@ -133,7 +133,7 @@ def server(release, tmp_path_factory):
 
 
 def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
-    learner, champion, server, houses
+    sample, champion, server, houses
 ):
     import pandas as pd
 
@@ -143,7 +143,7 @@ def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
     contract = load_contract("sample")
     expected = predict_prices(
         champion,
-        pd.read_parquet(learner.path / "var/latest/build/prepare/test.parquet"),
+        pd.read_parquet(sample.build / "prepare/test.parquet"),
         contract,
     )
     texts = {name for name in contract.inputs if contract.columns[name].categories}
@@ -523,14 +523,16 @@ def test_its_own_tests_pass_in_an_environment_of_its_own(release, tmp_path):
     assert "OK" in run(home / "bin/python", "test_server.py")
 
 
-def test_generated_again_it_is_the_same_bytes(learner):
+def test_generated_again_it_is_the_same_bytes(sample):
     from housemlops.settings import folder_sha256
 
-    def release() -> Path:
-        return (learner.path / "var/serve/current").resolve()
-
-    learner.run()  # the champion of this checkout, whoever was champion in an earlier test
-    before = folder_sha256(release())
-    shutil.rmtree(release())
-    done, text = learner.run("--force", "serve")
-    assert done["serve"] == "ran" and folder_sha256(release()) == before, text
+    before = folder_sha256(sample.release)
+    shutil.rmtree(sample.release)
+    code = "import sys; from housemlops.serve import run_serve; run_serve(sys.argv[1], 'sample')"
+    subprocess.run(
+        [sys.executable, "-c", code, sample.build],
+        cwd=sample.path,
+        env=sample.environ,
+        check=True,
+    )
+    assert folder_sha256((sample.state / "serve/current").resolve()) == before

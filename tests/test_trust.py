@@ -70,12 +70,14 @@ def better(house: Checkout) -> str:
 
 
 @pytest.fixture(scope="module")
-def house(learner) -> Checkout:
+def house(first_run) -> Checkout:
     "A checkout with a poor champion, and a better challenger that took its place"
-    learner.poor = learner.build("promote/receipt.json")["champion_version"]
-    learner.text = better(learner)
-    learner.champion = learner.build("promote/receipt.json")["champion_version"]
-    return learner
+    checkout = Checkout(first_run / "copy")
+    first = json.loads((first_run / "first.json").read_text())
+    checkout.poor = first["receipt"]["champion_version"]
+    checkout.text = better(checkout)
+    checkout.champion = checkout.build("promote/receipt.json")["champion_version"]
+    return checkout
 
 
 def test_a_better_challenger_moves_the_alias(house):
