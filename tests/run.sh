@@ -11,15 +11,16 @@ notebooks() {
     say "Each notebook runs by itself (nbdev)"
     nbdev-test --n-workers 1 --do-print --skip-folder-re '^[_.]|^exercises$'
     say "The numbers in the notebooks are still true (nbval)"
-    PYTHONPATH=tests${PYTHONPATH:+:$PYTHONPATH} python -m pytest -p conftest -rs --nbval-lax --nbval-cell-timeout 300 -p no:cacheprovider --ignore=nbs/exercises nbs
+    PYTHONPATH=tests${PYTHONPATH:+:$PYTHONPATH} python -m pytest -p conftest -rs --nbval-lax --nbval-cell-timeout 300 -p no:cacheprovider --junitxml=var/log/junit-notebooks.xml --ignore=nbs/exercises nbs
 }
 
 say "The whole works together (pytest), while the notebooks run"
 mkdir -p var/log
+rm -f var/log/junit-*.xml # benchmarks/suite.py reads those of this run
 (set -e; notebooks) > var/log/notebooks.txt 2>&1 &
 notebooks=$! result=0
 trap 'kill $notebooks 2>/dev/null' EXIT
-python -m pytest -rs -p no:cacheprovider tests || result=1
+python -m pytest -rs -p no:cacheprovider --junitxml=var/log/junit-tests.xml tests || result=1
 wait $notebooks || result=1
 trap - EXIT
 cat var/log/notebooks.txt
