@@ -29,13 +29,22 @@ from lib.checkout import fetch_table, make_parser, run_benchmark
 DATASETS = {"split": "ames", "rolling": "ames", "folds": "ames", "windsor": "windsor"}
 
 
+def parse_protocol(text: str) -> str:
+    """Return the name of a protocol; anything else is wrong usage."""
+    if text not in DATASETS:
+        raise argparse.ArgumentTypeError(
+            f"there is no protocol {text!r}; choose from {', '.join(DATASETS)}"
+        )
+    return text
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return what was asked for on the command line."""
     parser = make_parser(__doc__)
     parser.add_argument(
         "protocols",
         nargs="*",
-        choices=DATASETS,
+        type=parse_protocol,
         metavar="protocol",
         help=f"some of {', '.join(DATASETS)}; all when none is named",
     )
