@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/accuracy.py                # half an hour to an hour on two cores
     .venv/bin/python benchmarks/accuracy.py split windsor  # two of the protocols
-    .venv/bin/python benchmarks/accuracy.py --quick        # one split in time against a ridge: a minute or two
+    .venv/bin/python benchmarks/accuracy.py --quick        # one split in time against a ridge: a few minutes
 
 split    trained before 2009-01, tested on the 989 later sales
 rolling  each quarter from 2009 Q1 to 2010 Q3, by a model trained on every earlier sale

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/intervals.py              # seven origins, five to ten minutes on two cores
     .venv/bin/python benchmarks/intervals.py 2009-01:19   # one: trained before 2009-01, tested on the nineteen months from then on
-    .venv/bin/python benchmarks/intervals.py --quick      # the first of the seven: a minute or two
+    .venv/bin/python benchmarks/intervals.py --quick      # the first of the seven: a few minutes
 
 It prints a table for each origin, with coverage and width, in percent. Each line is a method on the same model: errors of the training sales out of
 fold, with one width for all in logs or in dollars; quantile regression, calibrated on held-out sales (CQR); and ours, as the stage `train`

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/replay.py                              # 31 months of Ames, some twenty minutes on two cores
     .venv/bin/python benchmarks/replay.py --from 2009-06 --to 2009-10  # five of them
-    .venv/bin/python benchmarks/replay.py --quick                      # two of them, some five minutes
+    .venv/bin/python benchmarks/replay.py --quick                      # two of them
     .venv/bin/python benchmarks/replay.py --again                      # continue in the clone of the last time
 
 It prints the seconds and the peak of the memory of both replays, the seconds of each stage, and what the months showed.

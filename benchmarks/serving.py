@@ -2,7 +2,7 @@
 
     make run                                            # first: there must be a live release
     .venv/bin/python benchmarks/serving.py              # all of it, seven to ten minutes on two cores
-    .venv/bin/python benchmarks/serving.py --quick      # ours against an answer that costs nothing: one to two minutes
+    .venv/bin/python benchmarks/serving.py --quick      # ours against an answer that costs nothing: a few minutes
 
 It prints requests per second and the time to an answer for each server, its start and memory, where the time of a price goes, rows per second of
 batch scoring, and whether the targets are met. It needs a live release and the outputs of the run that made it.
