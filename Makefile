@@ -20,7 +20,7 @@ test: .venv/.test ## everything: the same, and every notebook, the pipeline, the
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@housemlops sync --check
-	@python -m pytest -n 3 -rs --junitxml=var/log/junit.xml tests
+	@python -m pytest -n 3 -rs --junitxml=var/log/junit-tests.xml tests
 
 up: .venv/.docs ## everything live on this machine, with one front page; Ctrl-C stops all of it
 	@housemlops up

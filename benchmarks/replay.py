@@ -1,18 +1,24 @@
 """How long does the time machine take, and how much memory? The whole replay, in a fresh clone with an empty cache, and then once more.
 
-    python benchmarks/replay.py                                  # 31 months of Ames, some twenty minutes on two cores
-    python benchmarks/replay.py --from 2009-06 --to 2009-10      # five of them
-    python benchmarks/replay.py --again                          # continue in the clone of the last time
+    .venv/bin/python benchmarks/replay.py                              # 31 months of Ames, some twenty minutes on two cores
+    .venv/bin/python benchmarks/replay.py --from 2009-06 --to 2009-10  # five of them
+    .venv/bin/python benchmarks/replay.py --quick                      # two of them
+    .venv/bin/python benchmarks/replay.py --again                      # continue in the clone of the last time
+
+It prints the seconds and the peak of the memory of both replays, the seconds of each stage, and what the months showed.
 
 The clone is this checkout as it is, uncommitted edits included, in a scratch folder (--folder). Every process of the replay is found by a mark in
 its environment, also when its parent has gone. Memory is their proportional set size (PSS): pages that processes share are counted once. A stage's
 seconds are from its start to its end, while other months may be at work beside it, so their sum is larger than the whole.
+
+It needs git, some 4 GB of memory and Linux, which alone tells the PSS. The clone fetches its data by itself.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -27,11 +33,10 @@ from tempfile import gettempdir
 
 import psutil
 
-from housemlops.orchestrate import snapshot
-from housemlops.settings import repo_root
-from housemlops.timeline import history_facts, read_months
+from lib.checkout import ROOT, absolute_path, make_parser, run_benchmark
 
 MARK = "HOUSEMLOPS_BENCHMARK_MARK"
+OWN_CLONE = ".git/housemlops-benchmark"  # marks a clone that may be replaced
 PORTS = ("AIRFLOW", "MLFLOW", "SERVER", "FRONT", "JUPYTER")
 
 
@@ -68,10 +73,17 @@ class Watch(threading.Thread):
 
 def clone(folder: Path) -> None:
     "This checkout as it is, without what it has run"
+    from housemlops.orchestrate import snapshot
+    from housemlops.settings import WorkbookError
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / OWN_CLONE).exists():
+        raise WorkbookError(
+            f"{folder} is not a clone that this benchmark made, so it is not replaced: "
+            "name another folder with --folder."
+        )
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(
-        ["git", "clone", "--quiet", "--shared", repo_root(), folder], check=True
-    )
+    subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, folder], check=True)
+    (folder / OWN_CLONE).touch()
     subprocess.run(
         [
             "git",
@@ -81,7 +93,7 @@ def clone(folder: Path) -> None:
             "--quiet",
             "-B",
             "main",
-            snapshot(repo_root())[0],
+            snapshot(ROOT)[0],
         ],
         check=True,
     )
@@ -101,7 +113,6 @@ def replay(
         for name, value in os.environ.items()
         if not name.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))
     }
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     watch, began = Watch(mark), time.monotonic()
     watch.start()
     subprocess.run(
@@ -114,7 +125,7 @@ def replay(
             last,
         ],
         cwd=folder,
-        env={**kept, **ports, MARK: mark, "PYTHONPATH": str(folder), "PATH": path},
+        env={**kept, **ports, MARK: mark, "PYTHONPATH": str(folder)},
         check=True,
     )
     seconds = time.monotonic() - began
@@ -152,17 +163,59 @@ def folder_size(folder: Path) -> float:  # MB
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--from", dest="first", default="2008-01")
-    parser.add_argument("--to", dest="last", default="2010-07")
+def parse_month(text: str) -> str:
+    """Return a month; anything else is wrong usage."""
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a month such as 2009-06")
+    return text
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return what was asked for on the command line."""
+    parser = make_parser(__doc__)
     parser.add_argument(
-        "--folder", type=Path, default=Path(gettempdir()) / "housemlops-replay"
+        "--from",
+        dest="first",
+        type=parse_month,
+        default="2008-01",
+        help="first month (default: 2008-01)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="last",
+        type=parse_month,
+        default="2010-07",
+        help="last month (default: 2010-07)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="the same as --from 2009-06 --to 2009-07"
+    )
+    parser.add_argument(
+        "--folder",
+        type=absolute_path,
+        default=Path(gettempdir()) / "housemlops-replay",
+        help="where the clone is made (default: housemlops-replay among the temporary files)",
     )
     parser.add_argument(
         "--again", action="store_true", help="continue in the clone that is there"
     )
-    given = parser.parse_args()
+    if parser.parse_args().quick:
+        parser.set_defaults(first="2009-06", last="2009-07")
+    arguments = parser.parse_args()
+    if arguments.first > arguments.last:
+        parser.error(f"--from {arguments.first} is later than --to {arguments.last}")
+    return arguments
+
+
+def main(given: argparse.Namespace) -> None:
+    """Replay the months twice, and print the time, the memory and the stages."""
+    from housemlops.settings import WorkbookError
+    from housemlops.timeline import history_facts, read_months
+
+    if given.again and not (given.folder / OWN_CLONE).exists():
+        raise WorkbookError(
+            f"There is no clone in {given.folder} to continue in: leave out --again."
+        )
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, Python {platform.python_version()}"
     )
@@ -193,4 +246,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, parse_arguments())

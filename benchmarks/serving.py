@@ -1,8 +1,11 @@
 """How fast does the generated server answer? Against what one would otherwise put there: in one run, on the same model and the same houses.
 
-    make run                              # first: there must be a live release
-    python benchmarks/serving.py          # all of it, some ten minutes on two cores
-    python benchmarks/serving.py --only ours constant --seconds 2
+    make run                                            # first: there must be a live release
+    .venv/bin/python benchmarks/serving.py              # all of it, seven to ten minutes on two cores
+    .venv/bin/python benchmarks/serving.py --quick      # ours against an answer that costs nothing: a few minutes
+
+It prints requests per second and the time to an answer for each server, its start and memory, where the time of a price goes, rows per second of
+batch scoring, and whether the targets are met. It needs a live release and the outputs of the run that made it.
 
 ours             the generated server, with its log: no price leaves before its row is on disk. SQLite, and PostgreSQL where its programs are found
 constant         FastAPI with the same request model, one answer for everybody: what HTTP and validation cost
@@ -37,12 +40,14 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from serving_load import Connection, load
-from serving_parts import breakdown
-from serving_peers import as_frame, fit, mlflow_price, save_sklearn
+from lib.checkout import absolute_path, make_parser, progress, run_benchmark
+from lib.serving_load import Connection, load
+from lib.serving_parts import breakdown
+from lib.serving_peers import as_frame, fit, mlflow_price, save_sklearn
 
 CONNECTIONS = (1, 8, 32)
 ROWS = 20_000  # of batch scoring
+QUICK = {"only": ["ours", "constant"], "seconds": 1, "rounds": 1}
 NAMES = ("ours", "postgres", "constant", "mlflow", "mlflow-sklearn", "bridge", "plain")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -216,12 +221,6 @@ def measure(
         )
 
 
-def progress(text: str) -> None:
-    "What is going on, on one line of a terminal"
-    if sys.stderr.isatty():
-        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
-
-
 # What it is measured on.
 
 
@@ -341,7 +340,7 @@ def line_up(
         return Server(
             name,
             uvicorn(
-                f"serving_peers:{name}",
+                f"lib.serving_peers:{name}",
                 "--factory",
                 "--app-dir",
                 str(Path(__file__).parent),
@@ -583,29 +582,32 @@ def targets(
     yield "batch / the pipeline's predict", min(scored) / pipeline, 1, True
 
 
-def arguments(state: Path, dataset: str) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments() -> argparse.Namespace:
+    """Return what was asked for on the command line."""
+    options = make_parser(__doc__)
     options.add_argument(
-        "--dataset", default=dataset, help="the live release must be of it"
+        "--dataset",
+        help="the live release must be of it (default: that of params.yaml)",
     )
     options.add_argument(
         "--server",
-        type=lambda text: Path(text).resolve(),
-        default=state / "serve/current",
-        help="folder of the generated server",
+        type=absolute_path,
+        help="folder of the generated server (default: that of the live release)",
     )
     options.add_argument(
         "--build",
-        type=lambda text: Path(text).resolve(),
-        default=state / "latest/build",
-        help="outputs of the run that trained the champion",
+        type=absolute_path,
+        help="outputs of the run that trained the champion (default: the latest run's)",
     )
     options.add_argument(
         "--estimator",
-        type=Path,
+        type=absolute_path,
         help="the scikit-learn pipeline behind the champion, by joblib; fitted when not given",
+    )
+    options.add_argument(
+        "--quick",
+        action="store_true",
+        help="the same as `--only ours constant --seconds 1 --rounds 1`",
     )
     options.add_argument(
         "--only", nargs="+", default=NAMES, choices=NAMES, help="some of the servers"
@@ -614,19 +616,58 @@ def arguments(state: Path, dataset: str) -> argparse.Namespace:
         "--seconds",
         type=float,
         default=4,
-        help="under load, for each number of connections",
+        help="under load, for each number of connections (default: 4)",
     )
     options.add_argument(
         "--least",
         type=int,
         default=200,
-        help="answers; a slow server gets up to five times as long for them",
+        help="answers; a slow server gets up to five times as long for them (default: 200)",
     )
-    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--rounds", type=int, default=2, help="how often (default: 2)")
+    if options.parse_args().quick:
+        options.set_defaults(**QUICK)
     return options.parse_args()
 
 
-def main() -> None:
+def live_release(asked: argparse.Namespace) -> dict:
+    """Return what is known of the release that is to be measured.
+
+    Raises:
+        WorkbookError: There is none, or it is of another data set.
+    """
+    from housemlops.settings import WorkbookError
+
+    note = asked.server / "model/release.json"
+    if not note.exists():
+        raise WorkbookError(
+            f"There is no live release in {asked.server}: type `make run` first."
+        )
+    if not (asked.build / "prepare/test.parquet").exists():
+        raise WorkbookError(
+            f"There are no outputs of a finished run in {asked.build}: "
+            "type `make run` first."
+        )
+    release = json.loads(note.read_text(encoding="utf-8"))
+    if release["dataset"] != asked.dataset:
+        raise WorkbookError(
+            f"The live release is of {release['dataset']}, not of {asked.dataset}: "
+            "type `make run` first."
+        )
+    return release
+
+
+def main(asked: argparse.Namespace) -> None:
+    """Measure the servers that were asked for, and print the tables."""
+    from housemlops.settings import params, settings
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # the servers end, too
+    state = settings().paths.state
+    asked.dataset = asked.dataset or params()["dataset"]
+    asked.server = asked.server or state / "serve/current"
+    asked.build = asked.build or state / "latest/build"
+    release = live_release(asked)
+
     import joblib
     import pandas as pd
     from rich.console import Console
@@ -634,22 +675,9 @@ def main() -> None:
     from housemlops.contract import Contract
     from housemlops.ingest import read_json
     from housemlops.promote import table_prices
-    from housemlops.settings import WorkbookError, params, settings
     from housemlops.train import as_request
 
-    state = settings().paths.state
-    asked, console = arguments(state, params()["dataset"]), Console(width=140)
-    if not (asked.server / "model/release.json").exists():
-        raise WorkbookError("There is no live release: run `make run` first")
-    if not (asked.build / "prepare/test.parquet").exists():
-        raise WorkbookError(
-            "There are no outputs of a finished run: run `make run` first"
-        )
-    release = read_json(asked.server / "model/release.json")
-    if release["dataset"] != asked.dataset:
-        raise WorkbookError(
-            f"The live release is of {release['dataset']}, not of {asked.dataset}: run `make run` first"
-        )
+    console = Console(width=140)
     with TemporaryDirectory(dir=state, prefix="bench-") as folder, ExitStack() as stack:
         scratch = Path(folder)
         scratch.chmod(0o755)  # PostgreSQL runs as another user
@@ -744,12 +772,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from housemlops.settings import WorkbookError
-
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit("ended")
-    )  # so that what was started ends as well
-    try:
-        main()
-    except (WorkbookError, ConnectionError) as error:
-        sys.exit(str(error))
+    run_benchmark(main, parse_arguments())

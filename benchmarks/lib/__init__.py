@@ -1,0 +1,1 @@
+"""What the benchmarks beside this folder import. The scripts are one level up."""
