@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: run test up lab docs check-deploy sync doctor lock clean help
+.PHONY: run test up lab docs check-deploy sync hooks doctor lock clean help
 
 run: $(STAMP) ## run the whole lifecycle once, through Airflow, and print what came of it
 	@housemlops run
@@ -27,6 +27,11 @@ check-deploy: $(STAMP) ## hold deploy/ to what a cluster would find out too late
 
 sync: $(STAMP) ## clean the notebooks and export the modules
 	@housemlops sync
+
+hooks: $(STAMP) ## check each commit before it is made (pre-commit), and merge notebooks cell by cell (nbdev)
+	@pre-commit install
+	@git config merge.nbdev-merge.name "merge notebooks cell by cell"
+	@git config merge.nbdev-merge.driver "'$(CURDIR)/$(BIN)/nbdev-merge' %O %A %B %P"
 
 doctor: $(STAMP) ## say what is missing or wrong
 	@housemlops doctor
