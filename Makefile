@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: run check test up lab docs check-deploy sync doctor lock clean help
+.PHONY: run check test up lab docs check-deploy sync hooks doctor lock clean help
 .PRECIOUS: .venv/.%
 
 run: .venv/.run ## run the whole lifecycle once, through Airflow, and print what came of it
@@ -36,6 +36,11 @@ check-deploy: .venv/.deploy ## hold deploy/ to what a cluster would find out too
 
 sync: .venv/.run ## format and clean the notebooks, and export the modules
 	@housemlops sync
+
+hooks: .venv/.test ## check each commit before it is made (pre-commit), and merge notebooks cell by cell (nbdev)
+	@pre-commit install
+	@git config merge.nbdev-merge.name "merge notebooks cell by cell"
+	@git config merge.nbdev-merge.driver "'$(CURDIR)/$(BIN)/nbdev-merge' %O %A %B %P"
 
 doctor: .venv/.run ## say what is missing or wrong
 	@housemlops doctor
