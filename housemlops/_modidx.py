@@ -49,6 +49,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'housemlops.cli.main': ('cli.html#main', 'housemlops/cli.py'),
                                 'housemlops.cli.make_check': ('cli.html#make_check', 'housemlops/cli.py'),
                                 'housemlops.cli.mend': ('cli.html#mend', 'housemlops/cli.py'),
+                                'housemlops.cli.ok_mark': ('cli.html#ok_mark', 'housemlops/cli.py'),
                                 'housemlops.cli.package_version': ('cli.html#package_version', 'housemlops/cli.py'),
                                 'housemlops.cli.print_check': ('cli.html#print_check', 'housemlops/cli.py'),
                                 'housemlops.cli.print_deploy': ('cli.html#print_deploy', 'housemlops/cli.py'),

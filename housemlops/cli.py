@@ -19,6 +19,7 @@ __all__ = [
     "lab_names",
     "shift_names",
     "cluster_names",
+    "ok_mark",
     "error_sentence",
     "report",
     "run",
@@ -186,6 +187,11 @@ JSON = typer.Option(
 )
 
 
+def ok_mark(ok: bool) -> str:
+    "A green tick or a red cross."
+    return typer.style("✓", "green") if ok else typer.style("✗", "red")
+
+
 def error_sentence(error: BaseException) -> str:
     "What is said about an error."
     if isinstance(error, WorkbookError):
@@ -288,9 +294,8 @@ def trace_result(links: list[dict]) -> dict:  # ok, links
 
 def print_trace(result: dict):
     "Print a line for each link."
-    marks = {True: typer.style("✓", "green"), False: typer.style("✗", "red")}
     for link in result["links"]:
-        typer.echo(f"{marks[link['ok']]} {link['name']:<18}{link['says']}")
+        typer.echo(f"{ok_mark(link['ok'])} {link['name']:<18}{link['says']}")
 
 
 @app.command()
@@ -619,7 +624,7 @@ def deploy_result(
 def print_deploy(result: dict):
     "Print a line for each fault, or that all is well."
     for sentence in result["faults"]:
-        typer.echo(f"{typer.style('✗', 'red')} {sentence}")
+        typer.echo(f"{ok_mark(False)} {sentence}")
     if result["ok"]:
         typer.echo(
             f"All well: {result['objects']} objects in {len(result['clusters'])} clusters."
@@ -895,10 +900,7 @@ def make_check(check: Callable[[], str | None]) -> dict:  # name, ok, sentence
 
 def print_check(made: dict):
     "Print the line of a check."
-    from rich.console import Console
-
-    mark = "[green]✓[/]" if made["ok"] else "[red]✗[/]"
-    Console(highlight=False).print(f"{mark} {made['sentence']}")
+    typer.echo(f"{ok_mark(made['ok'])} {made['sentence']}")
 
 
 def doctor_result(

@@ -67,9 +67,18 @@ def test_lineage_in_mlflow(learner):
 
 def test_second_run_runs_nothing_and_gives_the_same(learner):
     head = learner.git("rev-parse", "HEAD")
-    done, text = learner.run()
-    assert not {"ran", "failed"} & {*done.values()}, text
+    result = learner.json("run")
+    done = {stage["stage"]: stage["outcome"] for stage in result["stages"]}
+    assert [*done] == STAGES and not {"ran", "failed"} & {*done.values()}, result
     assert learner.outs() == learner.first and learner.git("rev-parse", "HEAD") == head
+    assert (result["git_commit"], result["uncommitted"]) == (head, [])
+    assert result["champion"] == {"name": "house-prices-sample", "version": 1}
+    assert all(metric["passed"] for metric in result["metrics"]), result["metrics"]
+    assert {*STAGES} <= {file.stem for file in Path(result["reports"]).iterdir()}
+    answer = result["prediction"]
+    assert answer["low"] < answer["price"] < answer["high"]
+    chain = learner.json("trace", answer["id"])
+    assert chain["ok"] and chain["links"][0]["name"] == "prediction", chain
 
 
 def test_a_deleted_workspace_is_restored_from_the_cache(learner):
