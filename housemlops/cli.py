@@ -5,14 +5,31 @@
 # %% auto #0
 __all__ = [
     "app",
+    "JSON",
     "WHAT",
     "ENVIRONMENT",
     "LAB",
     "CHECKS",
+    "package_version",
+    "print_version",
+    "common_options",
+    "completing",
+    "stage_names",
+    "dataset_names",
+    "lab_names",
+    "shift_names",
+    "cluster_names",
+    "ok_mark",
+    "error_sentence",
+    "report",
     "run",
     "stage",
     "airflow",
+    "trace_result",
+    "print_trace",
     "trace",
+    "replay_result",
+    "print_replay",
     "replay",
     "rollback",
     "promote",
@@ -24,6 +41,8 @@ __all__ = [
     "break_",
     "check",
     "mend",
+    "deploy_result",
+    "print_deploy",
     "check_deploy",
     "up",
     "scale_out",
@@ -41,13 +60,17 @@ __all__ = [
     "check_store",
     "check_ports",
     "check_disk",
-    "findings",
+    "make_check",
+    "print_check",
+    "doctor_result",
     "doctor",
     "write_traceback",
     "main",
 ]
 
 # %% ../nbs/cli.ipynb #cli-002
+import ast
+import contextlib
 import json
 import os
 import secrets
@@ -56,7 +79,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,10 +91,135 @@ from .settings import Settings, WorkbookError, params, repo_root, settings
 # %% ../nbs/cli.ipynb #cli-004
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="A notebook-first MLOps workbook: the whole life of a house-price model.",
 )
+
+
+def package_version() -> str:
+    "The version that is installed; otherwise the one in pyproject.toml."
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("housemlops")
+    except PackageNotFoundError:
+        import tomllib
+
+        text = (repo_root() / "pyproject.toml").read_text(encoding="utf-8")
+        return tomllib.loads(text)["project"]["version"]
+
+
+def print_version(wanted: bool):
+    "Print name and version, and exit."
+    if wanted:
+        typer.echo(f"housemlops {package_version()}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common_options(
+    version: bool = typer.Option(
+        False,
+        "--version",
+        is_eager=True,
+        callback=print_version,
+        help="Show the version and exit.",
+    ),
+):
+    "Options before any verb."
+
+
+# %% ../nbs/cli.ipynb #cli-037
+def completing(
+    names: Callable[[], Iterable[str]],
+) -> Callable[[], list[str]]:  # what typer calls
+    "Offer names at the Tab key; none where they cannot be read, as outside a checkout."
+
+    def offer() -> list[str]:
+        with contextlib.suppress(Exception):
+            return list(names())
+        return []
+
+    return offer
+
+
+def stage_names() -> list[str]:
+    "The stages of dvc.yaml."
+    from housemlops.orchestrate import pipeline
+
+    return list(pipeline(repo_root()))
+
+
+def dataset_names() -> list[str]:
+    "The data sets that have a contract."
+    files = sorted((repo_root() / "data").glob("*.contract.yaml"))
+    return [file.name.removesuffix(".contract.yaml") for file in files]
+
+
+def lab_names() -> list[str]:
+    "The labs, the easier ones first."
+    from housemlops.labs import lab_rows
+
+    return [row[0] for row in lab_rows()]
+
+
+def shift_names() -> list[str]:
+    "The shifts, read from the text of their module, whose import takes seconds."
+    text = Path(find_spec("housemlops.simulate").origin).read_text(encoding="utf-8")
+    for line in ast.parse(text).body:
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "SHIFTS":
+            return [key.value for key in line.value.keys]
+    return []
+
+
+def cluster_names() -> list[str]:
+    "The clusters of deploy/."
+    from housemlops.deploy import clusters
+
+    return clusters(repo_root())
+
+
+# %% ../nbs/cli.ipynb #cli-040
+JSON = typer.Option(
+    False,
+    "--json",
+    help="Print one JSON object, and progress to standard error.",
+)
+
+
+def ok_mark(ok: bool) -> str:
+    "A green tick or a red cross."
+    return typer.style("✓", "green") if ok else typer.style("✗", "red")
+
+
+def error_sentence(error: BaseException) -> str:
+    "What is said about an error."
+    if isinstance(error, WorkbookError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted."
+    return f"unexpected {type(error).__name__}: {error}"
+
+
+def report(
+    gather: Callable[[], dict],  # the work; its result is ready for JSON
+    show: Callable[[dict], object],  # prints the result for a person
+    as_json: bool,
+) -> dict:  # the result
+    "Print what a verb gathers, or with --json one object: the result, or `error` and its sentence."
+    if not as_json:
+        result = gather()
+        show(result)
+        return result
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = gather()
+    except (Exception, KeyboardInterrupt) as error:
+        told = {"error": error_sentence(error)} | getattr(error, "result", {})
+        typer.echo(json.dumps(told, indent=2))
+        raise
+    typer.echo(json.dumps(result, indent=2))
+    return result
 
 
 # %% ../nbs/cli.ipynb #cli-006
@@ -79,16 +228,28 @@ def run(
     as_of: str = typer.Option(
         "", help="Month to replay, YYYY-MM; otherwise as_of of params.yaml."
     ),
-    force: str = typer.Option("", help="A stage to run although nothing changed."),
+    force: str = typer.Option(
+        "",
+        help="A stage to run although nothing changed.",
+        autocompletion=completing(stage_names),
+    ),
+    as_json: bool = JSON,
 ):
     "Run the whole lifecycle once, including uncommitted edits."
     from housemlops.orchestrate import run_lifecycle
 
-    run_lifecycle(as_of=as_of, force=force)
+    shown_while_it_runs = lambda result: None
+    report(
+        lambda: run_lifecycle(as_of=as_of, force=force), shown_while_it_runs, as_json
+    )
 
 
 @app.command()
-def stage(name: str = typer.Argument(help="A stage of dvc.yaml.")):
+def stage(
+    name: str = typer.Argument(
+        help="A stage of dvc.yaml.", autocompletion=completing(stage_names)
+    ),
+):
     "Execute one stage's notebook here; DVC calls this."
     from housemlops.orchestrate import run_stage
 
@@ -122,31 +283,44 @@ WHAT = typer.Argument(
 )
 
 
+def trace_result(links: list[dict]) -> dict:  # ok, links
+    "The chain of a prediction or a version, from the links of `lineage.trace`."
+    told = [
+        {"name": link["link"], "says": link["found"], "ok": link["holds"]}
+        for link in links
+    ]
+    return {"ok": all(link["ok"] for link in told), "links": told}
+
+
+def print_trace(result: dict):
+    "Print a line for each link."
+    for link in result["links"]:
+        typer.echo(f"{ok_mark(link['ok'])} {link['name']:<18}{link['says']}")
+
+
 @app.command()
-def trace(what: str = WHAT):
+def trace(what: str = WHAT, as_json: bool = JSON):
     "Show where a prediction or a version comes from; exit 1 when a link is broken."
     from housemlops.lineage import trace as follow
 
-    links, marks = (
-        follow(what),
-        {True: typer.style("✓", "green"), False: typer.style("✗", "red")},
-    )
-    for part in links:
-        typer.echo(f"{marks[part['holds']]} {part['link']:<18}{part['found']}")
-    if not all(part["holds"] for part in links):
+    result = report(lambda: trace_result(follow(what)), print_trace, as_json)
+    if not result["ok"]:
         raise typer.Exit(1)
 
 
-@app.command()
-def replay(what: str = WHAT):
-    "Build a past version again and compare every metric; exit 1 when one differs."
+def replay_result(rows: list[dict]) -> dict:  # equal, figures, differences
+    "What a replay showed, from the rows of `lineage.replay`."
+    differences = [row["figure"] for row in rows if not row["equal"]]
+    return {"equal": not differences, "figures": rows, "differences": differences}
+
+
+def print_replay(result: dict):
+    "Print then and now of each figure."
     from rich.console import Console
     from rich.table import Table
 
-    from housemlops.lineage import replay as again
-
-    table, rows = Table("figure", "then", "now", ""), again(what)
-    for row in rows:
+    table = Table("figure", "then", "now", "")
+    for row in result["figures"]:
         table.add_row(
             row["figure"],
             str(row["then"])[:24],
@@ -154,17 +328,27 @@ def replay(what: str = WHAT):
             "[green]equal[/]" if row["equal"] else "[red]differs[/]",
         )
     Console(highlight=False).print(table)
-    if not all(row["equal"] for row in rows):
+    if result["equal"]:
+        typer.echo(f"All {len(result['figures'])} figures are equal.")
+
+
+@app.command()
+def replay(what: str = WHAT, as_json: bool = JSON):
+    "Build a past version again and compare every metric; exit 1 when one differs."
+    from housemlops.lineage import replay as again
+
+    result = report(lambda: replay_result(again(what)), print_replay, as_json)
+    if not result["equal"]:
         raise WorkbookError(
             "The replay differs; another version of Python or of a package is the usual reason ('housemlops doctor')."
         )
-    typer.echo(f"All {len(rows)} figures are equal.")
 
 
 ENVIRONMENT = typer.Option(
     "",
     "--env",
     help="A cluster (local, production) instead of this machine: by a commit that is pushed.",
+    autocompletion=completing(cluster_names),
 )
 
 
@@ -197,7 +381,10 @@ def promote(
     why: str = typer.Option(help="Written into the promotion log, or the commit."),
     env: str = ENVIRONMENT,
     source: str = typer.Option(
-        "", "--from", help="With --env: take what this cluster runs."
+        "",
+        "--from",
+        help="With --env: take what this cluster runs.",
+        autocompletion=completing(cluster_names),
     ),
     despite_gates: bool = typer.Option(
         False, "--despite-gates", help="Even if a gate of its evaluation failed."
@@ -304,7 +491,9 @@ def land(
         help="CSV or Parquet with new or corrected sales, by path or address."
     ),
     dataset: str = typer.Option(
-        "", help="Name of the data set; otherwise that of params.yaml."
+        "",
+        help="Name of the data set; otherwise that of params.yaml.",
+        autocompletion=completing(dataset_names),
     ),
 ):
     "Take new or corrected sales into the ledger, as a new data version."
@@ -319,7 +508,11 @@ def land(
 
 @app.command()
 def simulate(
-    shift: str = typer.Option("", help="Which shift; without it, all are listed."),
+    shift: str = typer.Option(
+        "",
+        help="Which shift; without it, all are listed.",
+        autocompletion=completing(shift_names),
+    ),
     size: float = typer.Option(
         None, show_default=False, help="How strong it is; otherwise its default."
     ),
@@ -343,12 +536,19 @@ def simulate(
 
 
 # %% ../nbs/cli.ipynb #cli-018
-LAB = typer.Argument(help="Name of a lab; housemlops break lists them.")
+LAB = typer.Argument(
+    help="Name of a lab; housemlops break lists them.",
+    autocompletion=completing(lab_names),
+)
 
 
 @app.command("break")
 def break_(
-    name: str = typer.Argument("", help="A lab; without it, all are listed."),
+    name: str = typer.Argument(
+        "",
+        help="A lab; without it, all are listed.",
+        autocompletion=completing(lab_names),
+    ),
     again: bool = typer.Option(
         False, "--again", help="Start over; what was done in its workspace is lost."
     ),
@@ -402,26 +602,41 @@ def mend(name: str = LAB):
 
 
 # %% ../nbs/cli.ipynb #cli-020
-@app.command()
-def check_deploy():
-    "Hold deploy/ to what a cluster would find out too late; exit 1 when something is wrong."
+def deploy_result(
+    root: Path,  # repository
+) -> dict:  # ok, faults, clusters, objects (None when there are faults)
+    "What is wrong with deploy/, and how much there is in it."
     from rich.console import Console
 
-    from housemlops.deploy import check_deploy as faults
+    from housemlops.deploy import check_deploy as find_faults
     from housemlops.deploy import clusters, read_cluster
 
     with Console(stderr=True).status(
         "Each path is rendered, validated and scanned (about half a minute)"
     ):
-        found = faults()
-    for sentence in found:
-        typer.echo(f"{typer.style('✗', 'red')} {sentence}")
-    if found:
+        faults = find_faults(root)
+    names, objects = clusters(root), None
+    if not faults:
+        objects = sum(len(read_cluster(root, name).manifests) for name in names)
+    return {"ok": not faults, "faults": faults, "clusters": names, "objects": objects}
+
+
+def print_deploy(result: dict):
+    "Print a line for each fault, or that all is well."
+    for sentence in result["faults"]:
+        typer.echo(f"{ok_mark(False)} {sentence}")
+    if result["ok"]:
+        typer.echo(
+            f"All well: {result['objects']} objects in {len(result['clusters'])} clusters."
+        )
+
+
+@app.command()
+def check_deploy(as_json: bool = JSON):
+    "Hold deploy/ to what a cluster would find out too late; exit 1 when something is wrong."
+    result = report(lambda: deploy_result(repo_root()), print_deploy, as_json)
+    if not result["ok"]:
         raise typer.Exit(1)
-    read = [read_cluster(repo_root(), name) for name in clusters(repo_root())]
-    typer.echo(
-        f"All well: {sum(len(cluster.manifests) for cluster in read)} objects in {len(read)} clusters."
-    )
 
 
 # %% ../nbs/cli.ipynb #cli-021
@@ -453,7 +668,9 @@ def scale_out(
 
 @app.command()
 def stage_apart(
-    name: str = typer.Argument(help="A stage of dvc.yaml."),
+    name: str = typer.Argument(
+        help="A stage of dvc.yaml.", autocompletion=completing(stage_names)
+    ),
     conf: str = typer.Option(
         "{}",
         help="JSON: workspace (name of the run), as_of, commit, branch, uncommitted, force.",
@@ -671,25 +888,37 @@ CHECKS = (
 )
 
 
-def findings() -> Iterator[tuple[str, str]]:  # what is checked, sentence or ""
+def make_check(check: Callable[[], str | None]) -> dict:  # name, ok, sentence
+    "Make a check; the sentence says what is so, or what is wrong."
+    try:
+        wrong = check() or ""
+    except WorkbookError as error:
+        wrong = str(error)
+    name = check.__name__.removeprefix("check_")
+    return {"name": name, "ok": not wrong, "sentence": wrong or check.__doc__}
+
+
+def print_check(made: dict):
+    "Print the line of a check."
+    typer.echo(f"{ok_mark(made['ok'])} {made['sentence']}")
+
+
+def doctor_result(
+    show: Callable[[dict], object],  # called with each check as soon as it is made
+) -> dict:  # ok, checks
     "Make every check."
+    checks = []
     for check in CHECKS:
-        try:
-            yield check.__doc__, check() or ""
-        except WorkbookError as error:
-            yield check.__doc__, str(error)
+        checks.append(make_check(check))
+        show(checks[-1])
+    return {"ok": all(made["ok"] for made in checks), "checks": checks}
 
 
 @app.command()
-def doctor():
+def doctor(as_json: bool = JSON):
     "Say what is missing or wrong."
-    from rich.console import Console
-
-    console, wrong = Console(highlight=False), 0
-    for subject, sentence in findings():
-        wrong += bool(sentence)
-        console.print(f"[red]✗[/] {sentence}" if sentence else f"[green]✓[/] {subject}")
-    if wrong:
+    result = report(lambda: doctor_result(print_check), lambda result: None, as_json)
+    if not result["ok"]:
         raise typer.Exit(1)
 
 
@@ -710,14 +939,12 @@ def main(
     debug = "--debug" in arguments[:1]
     try:
         app(arguments[debug:], prog_name="housemlops")
-    except WorkbookError as error:
-        sentence = str(error)
-    except KeyboardInterrupt:
-        sentence = "interrupted."
+    except (WorkbookError, KeyboardInterrupt) as error:
+        sentence = error_sentence(error)
     except Exception as error:
         if debug:
             raise
-        sentence = f"unexpected {type(error).__name__}: {error} (traceback: {write_traceback()}; 'housemlops --debug …' shows it here)"
+        sentence = f"{error_sentence(error)} (traceback: {write_traceback()}; 'housemlops --debug …' shows it here)"
     sys.stdout.flush()
     print(f"Stopped: {sentence}", file=sys.stderr, flush=True)
     raise SystemExit(1)

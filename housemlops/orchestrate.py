@@ -96,7 +96,12 @@ __all__ = [
     "ask_prediction",
     "champion_version",
     "gate_rows",
+    "served_prediction",
     "summarise",
+    "print_gates",
+    "print_summary",
+    "stage_outcomes",
+    "check_finished",
     "run_lifecycle",
 ]
 
@@ -398,6 +403,14 @@ def engine():
 # %% ../nbs/orchestrate.ipynb #orchestrate-024
 class StageFailed(WorkbookError):
     "A stage did not finish; the sentence names the cell."
+
+    def __init__(
+        self,
+        sentence: str,
+        result: dict | None = None,  # what is known of the run, for `run --json`
+    ):
+        super().__init__(sentence)
+        self.result = result or {}
 
 
 def check_executed(
@@ -2001,12 +2014,12 @@ def ask_prediction(
 def champion_version(
     root: Path,  # checkout
     name: str,  # registered model
-) -> str:  # version number, or "none yet"
+) -> int | None:  # version number; None: no champion yet
     "Ask the registry which version is champion."
     from housemlops.promote import champion
 
     standing = champion(tracking(settings(root)).MlflowClient(), name)
-    return standing.version if standing else "none yet"
+    return int(standing.version) if standing else None
 
 
 def gate_rows(
@@ -2022,59 +2035,127 @@ def gate_rows(
     ]
 
 
+def served_prediction(
+    root: Path,  # checkout
+) -> dict | None:  # the answer and its address; None: no model has passed its gates
+    "Ask the server of the champion for the price of its example."
+    release = settings(root).paths.state / "serve/current"
+    if not release.exists():
+        return None
+    address, answer = ask_prediction(release, root)
+    names = ("id", "price", "low", "high", "level", "currency", "model", "version")
+    return {name: answer[name] for name in names} | {"address": address}
+
+
 def summarise(
     root: Path,  # checkout
     workspace: Path,  # finished
+) -> dict:  # ready for JSON: metrics, intervals, promoted, reasons, champion, ...
+    "Gather what a run achieved: metrics, champion, a real prediction, where to look."
+    build, state = workspace / "build", settings(root).paths.state
+    evaluation = json.loads((build / "evaluate/metrics.json").read_text())
+    receipt = json.loads((build / "promote/receipt.json").read_text())
+    model, name = evaluation["model"], receipt["model_name"]
+    gates = receipt["gates"]
+    compared = [gate["reason"] for gate in gates if gate["name"] == "champion"]
+    site = state / "site/index.html"
+    return {
+        "metrics": gates,
+        "intervals": {
+            "level": evaluation["intervals"]["level"],
+            "coverage": model["coverage"],
+            "width": model["width"],
+        },
+        "promoted": receipt["promoted"],
+        "reasons": receipt["reasons"] or compared,
+        "champion": {"name": name, "version": champion_version(root, name)},
+        "prediction": served_prediction(root),
+        "reports": str(state / "latest/reports"),
+        "site": str(site) if site.exists() else None,
+    }
+
+
+def print_gates(
+    found: dict,  # from `summarise`
+    console: Any,  # rich console
+):
+    "Print the metrics against their thresholds, and what was decided."
+    from rich.table import Table
+
+    table = Table("gate", "value", "limit", "verdict", title="Test sales")
+    for row in gate_rows(found["metrics"]):
+        table.add_row(*row)
+    console.print(table)
+    intervals, champion = found["intervals"], found["champion"]
+    console.print(
+        f"Intervals: {intervals['level']:.0%} asked; {intervals['coverage']:.1%} of the test prices lie within, at a mean width of {intervals['width']:.1%} of the price"
+    )
+    decision = "Promoted" if found["promoted"] else "[yellow]Not promoted[/]"
+    console.print(": ".join([decision, *filter(None, ["; ".join(found["reasons"])])]))
+    console.print(
+        f"Champion: {champion['name']} version {champion['version'] or 'none yet'}"
+    )
+
+
+def print_summary(
+    root: Path,  # checkout
+    found: dict,  # from `summarise`
     console: Any,  # rich console
 ):
     "Print what a run achieved: metrics, champion, a real prediction, where to look."
-    from rich.table import Table
-
-    chosen, build = settings(root), workspace / "build"
-    metrics, receipt = (
-        json.loads((build / name).read_text())
-        for name in ("evaluate/metrics.json", "promote/receipt.json")
-    )
-    table = Table("gate", "value", "limit", "verdict", title="Test sales")
-    for row in gate_rows(receipt["gates"]):
-        table.add_row(*row)
-    console.print(table)
-    model, level = metrics["model"], metrics["intervals"]["level"]
-    console.print(
-        f"Intervals: {level:.0%} asked; {model['coverage']:.1%} of the test prices lie within, at a mean width of {model['width']:.1%} of the price"
-    )
-    reasons = "; ".join(
-        receipt["reasons"]
-        or [gate["reason"] for gate in receipt["gates"] if gate["name"] == "champion"]
-    )
-    console.print(
-        f"{'Promoted' if receipt['promoted'] else '[yellow]Not promoted[/]'}{': ' + reasons if reasons else ''}"
-    )
-    console.print(
-        f"Champion: {receipt['model_name']} version {champion_version(root, receipt['model_name'])}"
-    )
-    release = chosen.paths.state / "serve/current"
-    if release.exists():
-        url, answer = ask_prediction(release, root)
+    print_gates(found, console)
+    if answer := found["prediction"]:
         console.print(
-            f"Prediction: POST {url} gave {answer['price']:,.0f} {answer['currency']} ({answer['low']:,.0f} to {answer['high']:,.0f} at {answer['level']:.0%}), by {answer['model']} version {answer['version']}"
+            f"Prediction: POST {answer['address']} gave {answer['price']:,.0f} {answer['currency']} ({answer['low']:,.0f} to {answer['high']:,.0f} at {answer['level']:.0%}), by {answer['model']} version {answer['version']}"
         )
         console.print(f"Where it comes from: housemlops trace {answer['id']}")
     else:
         console.print("Prediction: none yet, because no model has passed its gates.")
+    reports = Path(found["reports"])
     console.print(
-        f"Executed notebooks: {(chosen.paths.state / 'latest/reports').relative_to(root) if chosen.paths.state.is_relative_to(root) else chosen.paths.state / 'latest/reports'}"
+        f"Executed notebooks: {reports.relative_to(root) if reports.is_relative_to(root) else reports}"
     )
     console.print("Everything live, on one page: housemlops up")
 
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-107
+def stage_outcomes(
+    last: dict[str, dict],  # stage -> its last event, from `follow`
+) -> list[dict]:  # stage, outcome (ran, restored, unchanged, failed), seconds
+    "What became of each stage that has ended."
+    return [
+        {
+            "stage": stage,
+            "outcome": event["event"],
+            "seconds": round(event["seconds"], 3),
+        }
+        for stage, event in last.items()
+        if event["event"] in MARKS
+    ]
+
+
+def check_finished(
+    last: dict[str, dict],  # stage -> its last event, from `follow`
+    stages: list[str],  # all of them
+    state: str,  # success or failed
+    log: Path,  # of the run
+    known: dict,  # of the run, for `run --json`
+):
+    "Raise the sentence of the stage that failed, or of an Airflow that did not run all of them."
+    result = known | {"stages": stage_outcomes(last)}
+    for event in last.values():
+        if event["event"] == "failed":
+            raise StageFailed(f"{event['sentence']} (log: {log})", result)
+    if state == "failed" or len(last) < len(stages):
+        raise StageFailed(f"Airflow could not run the DAG; its log is {log}", result)
+
+
 def run_lifecycle(
     root: Path | None = None,  # checkout; found when not given
     as_of: str = "",  # YYYY-MM; empty: as params.yaml says
     force: str = "",  # a stage to run although nothing changed
     console: Any = None,  # rich console
-):
+) -> dict:  # ready for JSON: run, as_of, commit, stages, and what `summarise` gives
     "Run the whole lifecycle once through Airflow, including uncommitted edits, and say what came of it."
     from rich.console import Console
 
@@ -2116,11 +2197,13 @@ def run_lifecycle(
         target=importlib.import_module, args=("mlflow",), daemon=True
     ).start()
     last = follow(stages, log.with_suffix(".progress.jsonl"), state, console)
-    for event in last.values():
-        if event["event"] == "failed":
-            raise StageFailed(f"{event['sentence']} (log: {log})")
-    if state() == "failed" or len(last) < len(stages):
-        raise StageFailed(f"Airflow could not run the DAG; its log is {log}")
+    known = {"run": run, "as_of": month} | {
+        name: found[name] for name in ("git_commit", "git_branch", "uncommitted")
+    }
+    check_finished(last, stages, state(), log, known)
     console.print(f"Lifecycle: {time.monotonic() - began:.1f} s")
-    summarise(root, workspace, console)
-    console.print(f"Total: {time.monotonic() - began:.1f} s")
+    result = known | {"stages": stage_outcomes(last)} | summarise(root, workspace)
+    print_summary(root, result, console)
+    seconds = time.monotonic() - began
+    console.print(f"Total: {seconds:.1f} s")
+    return result | {"seconds": round(seconds, 3)}

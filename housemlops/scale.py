@@ -1714,7 +1714,7 @@ def tell(
         table.add_row(*row)
     console.print(table)
     console.print(
-        f"Champion: {receipt['model_name']} version {champion_version(home / 'code', receipt['model_name'])}"
+        f"Champion: {receipt['model_name']} version {champion_version(home / 'code', receipt['model_name']) or 'none yet'}"
     )
     if (release := settings(home / "code").paths.state / "serve/current").exists():
         url, answer = ask_prediction(release, home / "code")

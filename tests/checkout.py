@@ -93,6 +93,19 @@ class Checkout:
         )
         return done.returncode, done.stdout
 
+    def json(self, *arguments: str, code: int = 0) -> dict:
+        "What a command prints with --json: one object, and nothing else on standard output"
+        done = subprocess.run(
+            [Path(sys.executable).with_name("housemlops"), *arguments, "--json"],
+            cwd=self.path,
+            env=self.environ,
+            text=True,
+            capture_output=True,
+            timeout=600,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
     def run(self, *arguments: str, code: int = 0) -> tuple[dict[str, str], str]:
         "A run: what became of each stage, and all that was printed"
         found, text = self.housemlops("run", *arguments)

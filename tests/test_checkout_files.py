@@ -42,7 +42,9 @@ def crlf_clone(tmp_path_factory) -> Path:
 
 def test_scripts_locks_and_notebooks_have_no_carriage_return(crlf_clone):
     names = git(crlf_clone, "ls-files", "-z", *SCRIPTS).decode().split("\0")[:-1]
-    assert {"Makefile", ".ci/run", "deploy/bootstrap/up.sh", "requirements.lock"} <= {*names}
+    assert {"Makefile", ".ci/run", "deploy/bootstrap/up.sh", "requirements.lock"} <= {
+        *names
+    }
     assert [name for name in names if b"\r" in (crlf_clone / name).read_bytes()] == []
 
 

@@ -68,10 +68,19 @@ def test_second_run_restores_all_and_gives_the_same(learner):
     "Its workspaces are gone: what a run needs is in the cache"
     head = learner.git("rev-parse", "HEAD")
     shutil.rmtree(learner.path / "var/workspaces")
-    done, text = learner.run()
-    assert not {"ran", "failed"} & {*done.values()}, text
+    result = learner.json("run")
+    done = {stage["stage"]: stage["outcome"] for stage in result["stages"]}
+    assert [*done] == STAGES and not {"ran", "failed"} & {*done.values()}, result
     assert learner.outs() == learner.first
     assert learner.git("rev-parse", "HEAD") == head
+    assert (result["git_commit"], result["uncommitted"]) == (head, [])
+    assert result["champion"] == {"name": "house-prices-sample", "version": 1}
+    assert all(metric["passed"] for metric in result["metrics"]), result["metrics"]
+    assert {*STAGES} <= {file.stem for file in Path(result["reports"]).iterdir()}
+    answer = result["prediction"]
+    assert answer["low"] < answer["price"] < answer["high"]
+    chain = learner.json("trace", answer["id"])
+    assert chain["ok"] and chain["links"][0]["name"] == "prediction", chain
 
 
 def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:

@@ -147,12 +147,9 @@ def test_rollback_serves_the_champion_before_and_the_schedule_keeps_it(house):
 
 def test_a_replay_is_equal(house):
     "Of a version that was trained with uncommitted changes, and is not the champion"
-    found, text = house.housemlops("replay", str(house.champion))
-    assert (
-        found == 0
-        and re.search(r"All \d+ figures are equal", text)
-        and "differs" not in text
-    ), text
+    result = house.json("replay", str(house.champion))
+    assert result["equal"] and result["differences"] == [], result
+    assert {"model_sha256", "mae"} <= {row["figure"] for row in result["figures"]}
     assert house.git("status", "--porcelain") == "" and "replays" not in house.git(
         "worktree", "list"
     )
