@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import psutil
 import pytest
@@ -34,6 +36,7 @@ class Live:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Live":
+        self.errors = NamedTemporaryFile("w")
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -48,18 +51,17 @@ class Live:
             ],
             cwd=self.folder,
             env=self.environ,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=end_with_parent,
+            stderr=self.errors,
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
-        wait_until_alive(self.url, self.process, 60)
+        wait_until_alive(self.url, self.process, 60, self.errors.name)
         return self
 
     def __exit__(self, *_) -> None:
         if self.process.poll() is None:
             self.process.terminate()
         self.process.wait(20)
-        self.process.stderr.close()
+        self.errors.close()
 
     @property
     def memory(self) -> float:
