@@ -64,6 +64,13 @@ def wait_for(what: str, found: Callable, patience: float = 60) -> Any:
     return result
 
 
+def is_running(pid: int) -> bool:
+    "Whether a process exists and is no zombie"
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def has_workers(kernel: psutil.Process) -> bool:
     "Whether a kernel has started a worker"
     for child in kernel.children():
@@ -71,6 +78,21 @@ def has_workers(kernel: psutil.Process) -> bool:
             if "LokyProcess" in " ".join(child.cmdline()):
                 return True
     return False
+
+
+def still_running(
+    processes: list[psutil.Process], patience: float
+) -> list[psutil.Process]:
+    "Those that have not ended within some seconds; they are killed now"
+    end = time.monotonic() + patience
+    while left := [process for process in processes if is_running(process.pid)]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return left
 
 
 def kill_kernel(kernel: psutil.Process, moment: float) -> list[psutil.Process]:
@@ -93,11 +115,8 @@ def test_a_kernel_killed_while_its_workers_start_fails_its_stage(stage_project, 
         try:
             with pytest.raises(StageFailed, match="failed to reproduce 'train'"):
                 run.result(timeout=20)
-            left = psutil.wait_procs(children, timeout=5)[1]
         finally:
-            for child in children:
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
+            left = still_running(children, patience=5)
     assert len(children) >= 2 and left == []
 
 
@@ -106,14 +125,8 @@ def test_workers_that_start_without_their_parent_end_by_themselves():
     kernel = psutil.Popen([sys.executable, "-c", KERNEL], cwd=ROOT)
     children = kill_kernel(kernel, 0)
     kernel.wait()
-    left = psutil.wait_procs(children, timeout=60)[1]
-    for child in left:
-        child.kill()
+    left = still_running(children, patience=60)
     assert len(children) >= 2 and left == []
-
-
-def is_running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
 
 
 def test_a_reader_ends_with_its_process_and_what_that_left_ends_with_the_block():
