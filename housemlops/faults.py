@@ -58,6 +58,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .orchestrate import git
+from .processes import run_captured
 from .settings import WorkbookError, did_you_mean
 
 
@@ -123,9 +124,7 @@ def commit(root: Path, message: str, by: str = "colleague") -> str:  # hash
 
 def python(root: Path, program: str) -> None:
     "Run a program with a workspace's own package; WorkbookError with its last line when it fails"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True
-    )
+    done = run_captured([sys.executable, "-c", program], cwd=root)
     if done.returncode:
         raise WorkbookError((done.stderr.strip().splitlines() or ["no message"])[-1])
 

@@ -86,6 +86,7 @@ from housemlops.orchestrate import (
     snapshot,
     workspace_path,
 )
+from .processes import run_captured
 from housemlops.settings import (
     WorkbookError,
     params,
@@ -793,13 +794,8 @@ def first_champion(
             why,
             "--despite-gates",
         ]
-        done = subprocess.run(
-            command,
-            cwd=workspace,
-            env=run_environment(root, workspace),
-            capture_output=True,
-            text=True,
-        )
+        environment = run_environment(root, workspace)
+        done = run_captured(command, cwd=workspace, env=environment)
         if done.returncode:
             raise WorkbookError(
                 f"The first champion could not be promoted: {(done.stderr.strip().splitlines() or ['no message'])[-1].removeprefix('Stopped: ')}"
@@ -993,12 +989,10 @@ def fill_airflow(
         commands.append(
             ["dags", "trigger", "house_prices_retrain", "--conf", json.dumps(conf)]
         )
-    done = subprocess.run(
+    done = run_captured(
         [sys.executable, "-c", IN_TURN, json.dumps(commands)],
         cwd=root,
         env=variables,
-        capture_output=True,
-        text=True,
     )
     told = [line for line in done.stderr.splitlines() if line.strip()]
     if done.returncode:

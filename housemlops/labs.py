@@ -28,7 +28,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 import time
@@ -46,6 +45,7 @@ from housemlops.orchestrate import (
     relocate,
     snapshot,
 )
+from .processes import run_captured
 from .settings import WorkbookError, repo_root, settings
 
 
@@ -169,13 +169,11 @@ def in_workspace(
 ) -> dict | list:
     "Let a lab's function run with the package of its workspace; WorkbookError with its last line when it stops"
     program = f"import sys, json; from housemlops.labs import act; print('\\n' + json.dumps(act({what!r}, {name!r}, json.load(sys.stdin))))"
-    done = subprocess.run(
+    done = run_captured(
         [sys.executable, "-c", program],
         cwd=workspace,
         env=lab_environment(workspace),
         input=json.dumps(note or {}),
-        capture_output=True,
-        text=True,
     )
     if done.returncode:
         raise WorkbookError(
@@ -350,12 +348,10 @@ def mend_lab(
     lab, (workspace, note) = find_lab(name), find_workspace(name, home)
     steps = mend_steps(lab, workspace, note["commit"])
     git("reset", "--quiet", "--hard", root=workspace)
-    done = subprocess.run(
+    done = run_captured(
         ["bash", "-ec", "\n".join(steps)],
         cwd=workspace,
         env=lab_environment(workspace),
-        capture_output=True,
-        text=True,
     )
     if done.returncode:
         raise WorkbookError(

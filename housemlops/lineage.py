@@ -48,6 +48,7 @@ from housemlops.orchestrate import (
     run_environment,
 )
 from .prediction_log import LogUnavailable, PredictionLog
+from .processes import run_captured
 from housemlops.promote import (
     ALIAS,
     champion,
@@ -430,12 +431,10 @@ def run_again(root: Path, workspace: Path, stage: str) -> None:
         "HOUSEMLOPS_MLFLOW_TRACKING_URI": "",
         "HOUSEMLOPS_MLFLOW_ARTIFACTS": "",
     }
-    done = subprocess.run(
+    done = run_captured(
         [Path(sys.executable).with_name("housemlops"), "stage", stage],
         cwd=workspace,
         env=environment,
-        capture_output=True,
-        text=True,
     )
     if done.returncode:
         raise WorkbookError(

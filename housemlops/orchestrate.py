@@ -133,6 +133,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .processes import read_lines, run_captured, started
 from housemlops.settings import (
     WorkbookError,
     did_you_mean,
@@ -869,12 +870,10 @@ def kept_sample(
                 return kept  # before the first stage there is nothing
             copy_sample(before, draft)
             code = f"from housemlops.orchestrate import build_sample; from pathlib import Path; build_sample({stages[-1]!r}, Path({str(draft)!r}))"
-            done = subprocess.run(
+            done = run_captured(
                 [sys.executable, "-c", code],
                 cwd=root,
                 env=os.environ | {"PYTHONPATH": str(root)},
-                capture_output=True,
-                text=True,
             )
             if done.returncode:
                 raise WorkbookError(
@@ -1005,13 +1004,7 @@ def run_tool(
     "Run a program of this environment; WorkbookError with its last line when it fails."
     program = Path(sys.executable).with_name(command[0])
     environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [program, *command[1:]],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = run_captured([program, *command[1:]], cwd=root, env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise WorkbookError(f"{command[0]} failed: {lines[-1]}")
@@ -1081,12 +1074,7 @@ def dvc(
     root: Path,  # working directory
 ):
     "Run a quiet DVC command, or raise its error as a sentence."
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    done = run_captured([sys.executable, "-m", "dvc", *arguments], cwd=root)
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     if done.returncode:
         raise WorkbookError(
@@ -1308,15 +1296,9 @@ def repro(
         stage,
     ]
     answer, reasons = "unchanged", []
-    with subprocess.Popen(
-        command,
-        cwd=workspace,
-        env=run_environment(root, workspace),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        for line in map(str.rstrip, process.stdout):
+    environment = run_environment(root, workspace)
+    with started(command, cwd=workspace, env=environment) as process:
+        for line in map(str.rstrip, read_lines(process)):
             print(line, flush=True)
             answer = next(
                 (word for words, word in ANSWERS.items() if words in line), answer
@@ -1785,12 +1767,10 @@ def prepare_airflow(
     with FileLock(home / ".migrating"):
         if marker.exists() and (home / "airflow.db").exists():
             return environment
-        done = subprocess.run(
+        done = run_captured(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             cwd=root,
             env=environment,
-            capture_output=True,
-            text=True,
         )
         if done.returncode:
             raise WorkbookError(

@@ -124,6 +124,7 @@ from housemlops.orchestrate import (
     set_as_of,
     snapshot,
 )
+from .processes import read_lines, run_captured, started
 from housemlops.settings import (
     WorkbookError,
     did_you_mean,
@@ -351,28 +352,18 @@ def restore(
     "Let DVC restore stages from the remote; none of them may run."
     if not stages:
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--pull", *stages],
-        cwd=workspace,
-        env=run_environment(root, workspace) | {"HOUSEMLOPS_ONLY_STAGE": only},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    print(done.stdout, flush=True)
-    told = [
-        line.removeprefix(STOPPED)
-        for line in done.stdout.splitlines()
-        if line.startswith(STOPPED)
-    ]
+    command = [sys.executable, "-m", "dvc", "repro", "--pull", *stages]
+    environment = run_environment(root, workspace) | {"HOUSEMLOPS_ONLY_STAGE": only}
+    with started(command, cwd=workspace, env=environment) as process:
+        lines = [line.rstrip() for line in read_lines(process)]
+    print("\n".join(lines), flush=True)
+    told = [line.removeprefix(STOPPED) for line in lines if line.startswith(STOPPED)]
     errors = [
-        line.removeprefix("ERROR: ")
-        for line in done.stdout.splitlines()
-        if line.startswith("ERROR: ")
+        line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")
     ]
     if told:
         raise StageFailed(told[0])
-    if done.returncode:
+    if process.returncode:
         raise WorkbookError(
             f"The stages before could not be restored: {(errors or ['no message'])[0]}"
         )
@@ -1440,12 +1431,10 @@ def start_place(
     variables = airflow_variables(code, ports, keys) | place_variables(
         ports, keys, workers
     )
-    done = subprocess.run(
+    done = run_captured(
         [sys.executable, "-m", "airflow", "db", "migrate"],
         cwd=code,
         env=os.environ | variables,
-        capture_output=True,
-        text=True,
     )
     if done.returncode:
         raise WorkbookError(

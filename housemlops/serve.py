@@ -48,6 +48,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -486,7 +487,7 @@ def running(
         "warning",
         "--no-access-log",
     ]
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, open(f"{scratch}/errors.txt", "w") as errors:
         own = {
             k: v
             for k, v in os.environ.items()
@@ -502,12 +503,11 @@ def running(
                 else environ
             ),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=end_with_parent,
+            stderr=errors,
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
         try:
-            wait_until_alive(f"http://127.0.0.1:{port}", process, patience)
+            wait_until_alive(f"http://127.0.0.1:{port}", process, patience, errors.name)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -515,10 +515,14 @@ def running(
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-            process.stderr.close()
 
 
-def wait_until_alive(url: str, process: subprocess.Popen, patience: float) -> None:
+def wait_until_alive(
+    url: str,
+    process: subprocess.Popen,
+    patience: float,  # seconds
+    errors: str | Path,  # file that the server writes its errors to
+) -> None:
     "Wait until a server answers /livez"
     end = time.monotonic() + patience
     while time.monotonic() < end and process.poll() is None:
@@ -528,7 +532,7 @@ def wait_until_alive(url: str, process: subprocess.Popen, patience: float) -> No
         except OSError:
             time.sleep(0.1)
     told = (
-        process.stderr.read().strip().splitlines()[-1:]
+        Path(errors).read_text(errors="replace").strip().splitlines()[-1:]
         if process.poll() is not None
         else ["no answer"]
     )

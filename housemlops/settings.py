@@ -312,10 +312,14 @@ def folder_sha256(
 
 
 # %% ../nbs/settings.ipynb #settings-038
-def end_with_parent():
-    "Let Linux end this process when its parent dies, even of a `kill -9`."
+def end_with_parent(
+    parent: int,  # process id, asked by the parent itself
+):
+    "Let this process end when its parent dies, even of a `kill -9`."
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # the parent died before Linux was asked
+        os._exit(1)
 
 
 # %% ../nbs/settings.ipynb #settings-040

@@ -67,6 +67,7 @@ __all__ = [
 
 # %% ../nbs/train.ipynb #train-002
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from functools import reduce
@@ -341,6 +342,7 @@ def side_by_side():
         inner_max_num_threads=1,
         max_nbytes=None,
         initializer=end_with_parent,
+        initargs=(os.getpid(),),
     )
 
 

@@ -159,6 +159,14 @@ def pytest_configure(config):
         config.addinivalue_line("markers", line)
 
 
+def pytest_itemcollected(item):
+    "Allow 900 s for slow tests, and for all that may be the first to need a lifecycle."
+    makes_lifecycle = {"first_run", "sample"} & {*item.fixturenames}
+    long = makes_lifecycle or item.get_closest_marker("slow")
+    if long and not item.get_closest_marker("timeout"):
+        item.add_marker(pytest.mark.timeout(900))
+
+
 # Modules whose tests take longest begin first, so that no worker waits for them at the end.
 FIRST = [
     "learner",

@@ -16,6 +16,8 @@ from housemlops.history import check_months, is_finished, may_ask, shifted
 from housemlops.orchestrate import loops, pipeline
 from housemlops.settings import WorkbookError
 
+pytestmark = pytest.mark.timeout(1800)  # replays, in a fixture
+
 WATCH = list(loops(pipeline(ROOT))["watch"])
 MONTHS = ["2008-05", "2008-06", "2008-07"]
 SPAN = ["--from", MONTHS[0], "--to", MONTHS[-1]]

@@ -97,6 +97,7 @@ def programs(need):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two lifecycles
 def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(
     programs, first_run, tmp_path
 ):

@@ -12,6 +12,8 @@ from checkout import ROOT, clone
 from housemlops.docs import house_svg, lifecycle_svg
 from housemlops.orchestrate import graph, loops, pipeline
 
+pytestmark = pytest.mark.timeout(1800)  # the whole page, in a fixture
+
 BLOCK = re.compile(
     r"^```(?:\{code-block\} )?(sh|yaml|python)\n(?::caption: (\S+)\n\n)?(.*?)^```$",
     re.MULTILINE | re.DOTALL,
