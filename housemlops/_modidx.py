@@ -46,6 +46,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'housemlops.cli.lab': ('cli.html#lab', 'housemlops/cli.py'),
                                 'housemlops.cli.lab_names': ('cli.html#lab_names', 'housemlops/cli.py'),
                                 'housemlops.cli.land': ('cli.html#land', 'housemlops/cli.py'),
+                                'housemlops.cli.locked_versions': ('cli.html#locked_versions', 'housemlops/cli.py'),
                                 'housemlops.cli.main': ('cli.html#main', 'housemlops/cli.py'),
                                 'housemlops.cli.make_check': ('cli.html#make_check', 'housemlops/cli.py'),
                                 'housemlops.cli.mend': ('cli.html#mend', 'housemlops/cli.py'),

@@ -53,6 +53,7 @@ __all__ = [
     "differences",
     "sync",
     "check_python",
+    "locked_versions",
     "check_packages",
     "check_git",
     "check_data",
@@ -78,6 +79,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import traceback
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -787,23 +789,37 @@ def check_python() -> str | None:
         )
 
 
+def locked_versions(lock: Path) -> dict[str, str]:  # package -> version
+    "The versions that a lock pins on every platform."
+    lines = [
+        line.split(" ")[0] for line in lock.read_text().splitlines() if ";" not in line
+    ]
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
 def check_packages() -> str | None:
     "Installed versions are those of requirements.lock."
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     lock = repo_root() / "requirements.lock"
     if not lock.exists():
         return "There is no requirements.lock; restore it with 'git checkout requirements.lock'."
-    for line in lock.read_text().splitlines():
-        name, _, wanted = line.split(" ")[0].partition("==")
-        if not wanted or ";" in line:
-            continue
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            return f"{name} is not installed; run 'make run', which installs requirements.lock."
-        if found != wanted:
-            return f"{name} is {found}, requirements.lock says {wanted}; run 'make run', which installs it."
+    locked = locked_versions(lock)
+    installed = {
+        canonicalize_name(package.name): package.version for package in distributions()
+    }
+    project = tomllib.loads((repo_root() / "pyproject.toml").read_text())
+    for line in project["dependency-groups"]["run"]:
+        name = canonicalize_name(Requirement(line).name)
+        if name in locked and name not in installed:
+            return f"{name} is not installed; run 'make run', which installs it."
+    for name, found in sorted(installed.items()):
+        if name in locked and found != locked[name]:
+            return f"{name} is {found}, requirements.lock says {locked[name]}; run 'make run', which installs it."
+    return None
 
 
 def check_git() -> str | None:

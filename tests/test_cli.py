@@ -361,3 +361,35 @@ def test_without_json_errors_and_results_are_for_people(capsys):
     with pytest.raises(WorkbookError):
         cli.report(fail, print, as_json=False)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "asked, lock, sentence",
+    [
+        ("pytest", "", None),
+        (
+            "pytest",
+            "pytest==0.1 \\\n    --hash=sha256:00\n",
+            "requirements.lock says 0.1",
+        ),
+        (
+            "no-such-package",
+            "no-such-package==1.0 \\\n",
+            "no-such-package is not installed",
+        ),
+        (
+            "no-such-package",
+            "no-such-package==1.0 ; sys_platform == 'win32' \\\n",
+            None,
+        ),
+    ],
+)
+def test_doctor_compares_what_is_installed_with_the_lock(
+    tmp_path, monkeypatch, asked, lock, sentence
+):
+    (tmp_path / "requirements.lock").write_text(lock)
+    groups = f'[dependency-groups]\nrun = ["{asked}>0"]\n'
+    (tmp_path / "pyproject.toml").write_text(groups)
+    monkeypatch.setattr(cli, "repo_root", lambda: tmp_path)
+    found = cli.check_packages()
+    assert found is None if sentence is None else sentence in found
