@@ -498,10 +498,10 @@ def tag_newest_lines(client, path: Path) -> None:
     for model in client.search_registered_models():
         if NEWEST not in model.tags:
             continue
-        if hashes := line_hashes(path, model.name):
-            client.set_registered_model_tag(model.name, NEWEST, hashes[-1])
-        else:
-            client.delete_registered_model_tag(model.name, NEWEST)
+        hashes = line_hashes(path, model.name)
+        newest = hashes[-1] if hashes else ""
+        for tag in (WRITING, NEWEST):
+            client.set_registered_model_tag(model.name, tag, newest)
 
 
 def record_decision(client, path: Path, name: str, **entry) -> None:
