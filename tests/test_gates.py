@@ -290,6 +290,7 @@ def fail_max_age_months(build):
     result = watch(build)
     assert result["verdict"] == "old champion" and result["alarm"]
     assert "31 months ago, 12 are allowed" in result["reasons"][0]
+    assert result["rule"] in (build / "monitor/report.html").read_text()
 
 
 def fails_when_doubled(name: str) -> Callable:
