@@ -118,11 +118,12 @@ FACTS = (
 def about_month(
     folder: Path,  # of the month in the history: <state>/history/<month>
 ) -> dict:  # kind, month, urgent, subject, text, facts, links
-    "The message that tells of a month's verdict; urgent unless all is well"
+    "Return the message about a month's verdict; urgent unless all is well, or the alarm was raised before."
     folder = Path(folder)
     verdict = read_json(folder / "verdict.json")
     run = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     month, fine = verdict.get("month") or "the test sales", verdict["verdict"] == "ok"
+    repeated = verdict.get("alarm") and not run.get("alarm", True)
     said = [
         f"{listed(reasons)}." if (reasons := other_reasons(verdict)) else "",
         about_error(verdict),
@@ -131,7 +132,7 @@ def about_month(
     return {
         "kind": "month",
         "month": verdict.get("month"),
-        "urgent": not fine,
+        "urgent": not fine and not repeated,
         "subject": f"House prices, {month}: {verdict['verdict']}",
         "text": " ".join(part[0].upper() + part[1:] for part in said if part),
         "facts": {

@@ -696,7 +696,7 @@ def put_cry_wolf(root: Path) -> None:
     swap(
         root,
         "monitor",
-        '"passed": not (p < alpha and item["effect"] >= item["limit"]),',
+        '"passed": not certain_and_large(p, item["effect"], alpha, item["limit"]),',
         '"passed": p >= alpha,',
     )
 

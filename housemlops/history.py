@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "AGE_AGAIN",
     "IN_TURN",
     "shifted",
     "learning_as_of",
@@ -15,6 +16,7 @@ __all__ = [
     "earlier_answers",
     "place",
     "may_ask",
+    "raises_alarm",
     "mlflow_runs",
     "stage_seconds",
     "outputs",
@@ -245,6 +247,26 @@ def may_ask(
     return ""
 
 
+AGE_AGAIN = "an alarm for age alone is raised in the first month that finds a champion old, and again only in a month that asks for a retraining"
+
+
+def raises_alarm(
+    verdict: dict,  # of the stage monitor
+    asked: bool,  # whether the month asks for a retraining
+    earlier: list[dict],  # verdicts of the months before
+) -> bool:
+    "Say whether a month's verdict is an alarm that people have not had before, as AGE_AGAIN says."
+    if verdict["verdict"] != "old champion" or asked:
+        return verdict["alarm"]
+    known = [
+        each
+        for each in earlier
+        if each.get("verdict") == "old champion"
+        and each.get("version") == verdict.get("version")
+    ]
+    return verdict["alarm"] and not known
+
+
 # %% ../nbs/history.ipynb #history-017
 def mlflow_runs(
     root: Path,  # checkout
@@ -349,10 +371,16 @@ def record_month(
         asked,
         given["retrain_pause_months"],
     )
+    earlier = [
+        read_json(path)
+        for path in sorted(history.glob("????-??/verdict.json"))
+        if path.parent.name < month
+    ]
     note = {
         "month": month,
         "asked": not why_not,
         "why_not": why_not,
+        "alarm": raises_alarm(verdict, not why_not, earlier),
         **run_facts(root, workspace, stages),
     }
     with whole_folder(folder) as draft:

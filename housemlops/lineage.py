@@ -52,6 +52,7 @@ from .processes import run_captured
 from housemlops.promote import (
     ALIAS,
     champion,
+    check_newest,
     development_name,
     download,
     enthrone,
@@ -60,7 +61,7 @@ from housemlops.promote import (
     one_at_a_time,
     read_promotions,
     reasons_against,
-    record,
+    record_decision,
     registered_name,
     reprove,
     succession,
@@ -244,8 +245,13 @@ def source_links(root: Path, tags: dict) -> list[dict]:
     ]
 
 
-def decisions(name: str, sha256: str) -> list[dict]:
-    "What the promotion log says about a model"
+def decisions(client, name: str, sha256: str) -> list[dict]:
+    "What the promotion log says about a model, if its newest line is the one that MLflow knows."
+    try:
+        with one_at_a_time(log_path()):
+            check_newest(client, log_path(), name)
+    except WorkbookError as error:
+        return [link("promotion log", error, False)]
     told = [
         entry
         for entry in read_promotions(log_path())
@@ -272,7 +278,8 @@ def trace(
         dataset or params(root)["dataset"],
         tracking(),
     )
-    version = find_model(mlflow.MlflowClient(), dataset, what)
+    client = mlflow.MlflowClient()
+    version = find_model(client, dataset, what)
     run = find_training(mlflow, version.tags["model_sha256"])
     asked = prediction_links(what) if PREDICTION.fullmatch(what) else []
     if run is None:
@@ -286,7 +293,7 @@ def trace(
         *model_links(mlflow, version),
         *run_links(mlflow, run),
         *(source_links(root, run.data.tags) if "git_commit" in run.data.tags else []),
-        *decisions(registered_name(dataset), version.tags["model_sha256"]),
+        *decisions(client, registered_name(dataset), version.tags["model_sha256"]),
     ]
 
 
@@ -315,6 +322,7 @@ def rollback(
     dataset, mlflow = dataset or params()["dataset"], tracking()
     client, name = mlflow.MlflowClient(), registered_name(dataset)
     with one_at_a_time(log_path()):
+        check_newest(client, log_path(), name)
         standing = champion(client, name) or no_champion(name)
         earlier = version_numbered(
             client,
@@ -327,10 +335,11 @@ def rollback(
         )
         with TemporaryDirectory() as folder:
             reprove(download(mlflow, earlier, Path(folder)))
-        record(
+        record_decision(
+            client,
             log_path(),
+            name,
             action="rolled back",
-            model=name,
             version=int(earlier.version),
             model_sha256=earlier.tags["model_sha256"],
             why=why,
@@ -381,6 +390,7 @@ def promote_by_hand(
             f"{what} did not pass its gates: {'; '.join(against)}. To promote it all the same, add --despite-gates"
         )
     with one_at_a_time(log_path()):
+        check_newest(client, log_path(), registered_name(dataset))
         standing = champion(client, registered_name(dataset))
         if standing and standing.tags["model_sha256"] == sha256:
             return int(standing.version)

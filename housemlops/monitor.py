@@ -6,7 +6,11 @@
 __all__ = [
     "ANSWER",
     "FEW",
-    "KINDS",
+    "CERTAIN",
+    "RULES",
+    "CALM",
+    "ALARM",
+    "RETRAIN",
     "FIGURES",
     "UNPACK",
     "newest_months",
@@ -21,6 +25,10 @@ __all__ = [
     "price_sales",
     "compare_numbers",
     "compare_categories",
+    "Rule",
+    "certain_and_large",
+    "rule_sentence",
+    "rules_table",
     "check",
     "finite",
     "moved",
@@ -32,6 +40,9 @@ __all__ = [
     "error_checks",
     "misfit_checks",
     "age_check",
+    "rule_of",
+    "deciding_rule",
+    "consequences",
     "settle",
     "by_month",
     "judge",
@@ -40,6 +51,8 @@ __all__ = [
     "judged_drift",
     "numbered_ids",
     "packed",
+    "said_rule",
+    "headed",
     "write_report",
     "write_sentence",
     "reference_prices",
@@ -61,9 +74,10 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -351,6 +365,93 @@ def compare_categories(
     return "permutation", p if p > 0.1 else shuffled(draws), effect
 
 
+# %% ../nbs/monitor.ipynb #monitor-053
+class Rule(NamedTuple):
+    "What makes a verdict, in words and as code."
+
+    verdict: str
+    sentence: str  # with names of limits in braces
+    broken: Callable[..., bool]
+
+
+def certain_and_large(p: float, effect: float, alpha: float, limit: float) -> bool:
+    "Say whether a difference is certain after correction, and large enough to matter."
+    return p < alpha and effect >= limit
+
+
+CERTAIN = "with p below {alpha:g} after Holm's correction and {min_effect:g} or more beyond chance"
+RULES = {
+    "no champion": Rule(
+        "no champion",
+        "no model has been promoted yet",
+        lambda version: version is None,
+    ),
+    "too few": Rule(
+        "insufficient data",
+        "there are fewer than {min_rows} sales, or none of the newest month",
+        lambda rows, has_newest, min_rows: rows < min_rows or not has_newest,
+    ),
+    "misfits": Rule(
+        "data quality",
+        "over {max_misfits:.0%} of the sales are in quarantine, or have an unknown category in one column",
+        lambda share, max_misfits: share > max_misfits,
+    ),
+    "missing": Rule(
+        "data quality",
+        f"the share of a column's values that is missing has changed, {CERTAIN}",
+        certain_and_large,
+    ),
+    "regression quality": Rule(
+        "degraded",
+        "the MAE is over {max_mae_ratio:g} times that of the test split, and the lower end of its interval is above that of the test split",
+        lambda mae, low, expected, most: mae > most * expected and low > expected,
+    ),
+    "interval coverage": Rule(
+        "degraded",
+        "the share of prices within the intervals is {half_effect:g} or more below the promise, with p below {alpha:g} after Holm's correction",
+        certain_and_large,
+    ),
+    "input drift": Rule(
+        "drift", f"the values of a column have changed, {CERTAIN}", certain_and_large
+    ),
+    "prediction drift": Rule(
+        "drift", f"the predictions have changed, {CERTAIN}", certain_and_large
+    ),
+    "target drift": Rule(
+        "target drift", f"the prices have changed, {CERTAIN}", certain_and_large
+    ),
+    "age": Rule(
+        "old champion",
+        "the champion was trained over {max_age_months} months ago",
+        lambda age, max_age_months: age > max_age_months,
+    ),
+    "unknown errors": Rule(
+        "insufficient data",
+        "nothing else is found, and fewer than {min_rows} prices of sales that this champion has answered are known",
+        lambda judged: not judged,
+    ),
+    "ok": Rule("ok", "none of these rules is broken", lambda: True),
+}
+CALM = ("ok", "insufficient data", "no champion")  # verdicts that are no alarm
+ALARM = "each verdict but ok, insufficient data and no champion is an alarm"
+RETRAIN = "an alarm asks for a retraining, unless its verdict is data quality or the newest month is incomplete"
+
+
+def rule_sentence(
+    name: str,  # of a rule
+    limits: dict,  # the section `monitor` of params.yaml
+) -> str:
+    "Return a rule in words, with its limits filled in."
+    half = limits["min_effect"] / 2
+    return RULES[name].sentence.format(**limits, half_effect=half)
+
+
+def rules_table(limits: dict) -> pd.DataFrame:  # verdict and rule, in order
+    "Return all rules of the verdict in words."
+    rows = [(rule.verdict, rule_sentence(name, limits)) for name, rule in RULES.items()]
+    return pd.DataFrame(rows, columns=["verdict", "when"]).set_index("verdict")
+
+
 # %% ../nbs/monitor.ipynb #monitor-019
 def check(
     name: str,
@@ -570,7 +671,7 @@ def error_checks(
                 mae / expected,
                 most,
                 words,
-                passed=not (mae > most * expected and low > expected),
+                passed=not RULES["regression quality"].broken(mae, low, expected, most),
             ),
             check(
                 "interval coverage",
@@ -600,7 +701,7 @@ def misfit_checks(
             share,
             most,
             f"{quarantined} of {len(current) + quarantined} sales are in quarantine",
-            passed=share <= most,
+            passed=not RULES["misfits"].broken(share, most),
         )
     ]
     for name in contract.named("feature"):
@@ -619,7 +720,7 @@ def misfit_checks(
                     share,
                     most,
                     f"{share:.0%} of the sales have an unknown {name}, such as {example!r}",
-                    passed=share <= most,
+                    passed=not RULES["misfits"].broken(share, most),
                 )
             )
     return found
@@ -639,21 +740,41 @@ def age_check(month: str | None, as_of: str, most: int) -> list[dict]:
             float(age),
             float(most),
             f"the champion was trained {age} months ago, {most} are allowed",
-            passed=age <= most,
+            passed=not RULES["age"].broken(age, most),
         )
     ]
 
 
 # %% ../nbs/monitor.ipynb #monitor-036
-KINDS = {
-    "data quality": "data quality",
-    "regression quality": "degraded",
-    "interval coverage": "degraded",
-    "input drift": "drift",
-    "prediction drift": "drift",
-    "target drift": "target drift",
-    "age": "old champion",
-}  # check -> verdict; in this order when several fail
+def rule_of(item: dict) -> str:  # a key of RULES
+    "Return the name of the rule that judges a check."
+    if item["name"] != "data quality":
+        return item["name"]
+    return "misfits" if item["test"] == "limit" else "missing"
+
+
+def deciding_rule(
+    rows: int,  # sales
+    has_newest: bool,  # whether some are of the newest month
+    failed: list[str],  # names of the rules that checks have broken
+    judged: bool,  # whether the errors could be
+    min_rows: int,
+) -> str:  # a key of RULES
+    "Return the first rule, in their order, that is broken."
+    if RULES["too few"].broken(rows, has_newest, min_rows):
+        return "too few"
+    for name in RULES:
+        if name in failed:
+            return name
+    return "unknown errors" if RULES["unknown errors"].broken(judged) else "ok"
+
+
+def consequences(
+    verdict: str, complete: bool
+) -> tuple[bool, bool]:  # alarm, asks for a retraining
+    "Return what follows from a verdict, as ALARM and RETRAIN say."
+    alarm = verdict not in CALM
+    return alarm, alarm and complete and verdict != "data quality"
 
 
 def settle(checks: list[dict], alpha: float) -> list[dict]:
@@ -669,7 +790,7 @@ def settle(checks: list[dict], alpha: float) -> list[dict]:
             f"{item['column']}: {item['reason']}" if item["column"] else item["reason"]
         )
         return item | {
-            "passed": not (p < alpha and item["effect"] >= item["limit"]),
+            "passed": not certain_and_large(p, item["effect"], alpha, item["limit"]),
             "reason": f"{what} ({item['effect']:.2f} beyond chance, p {p:.2g} after correction)",
         }
 
@@ -766,12 +887,13 @@ def judge(
         *misfit_checks(current, contract, quarantined, limits["max_misfits"]),
         *age_check(month, champion["champion_as_of"], limits["max_age_months"]),
     ]
+    has_newest = not month or month in {*answers["month"]}
     few = (
         f"{rows} sales are too few to judge, {min_rows} are asked"
         if rows < min_rows
-        else f"there is no sale of {month}"
-        if month and month not in {*answers["month"]}
         else ""
+        if has_newest
+        else f"there is no sale of {month}"
     )
     if rows >= min_rows:
         checks += drift_checks(
@@ -787,21 +909,14 @@ def judge(
     compared = [item for item in checks if item["p"] is not None and item["column"]]
     failed = sorted(
         (item for item in checks if item["passed"] is False),
-        key=lambda item: [*KINDS].index(item["name"]),
+        key=lambda item: [*RULES].index(rule_of(item)),
     )
-    verdict = (
-        "insufficient data"
-        if few
-        else KINDS[failed[0]["name"]]
-        if failed
-        else "ok"
-        if checks[0]["passed"]
-        else "insufficient data"
-    )
-    alarm, partly = (
-        verdict not in ("ok", "insufficient data"),
-        [] if complete else [f"{month} is incomplete{f': {why}' if why else ''}"],
-    )
+    broken = [rule_of(item) for item in failed]
+    judged = checks[0]["passed"] is not None
+    rule = deciding_rule(rows, has_newest, broken, judged, min_rows)
+    verdict = RULES[rule].verdict
+    alarm, retrain = consequences(verdict, complete)
+    partly = [] if complete else [f"{month} is incomplete{f': {why}' if why else ''}"]
     calm = (
         []
         if failed
@@ -814,6 +929,7 @@ def judge(
         "month": month,
         "complete": complete,
         "verdict": verdict,
+        "rule": rule_sentence(rule, limits),
         "reasons": [
             *filter(None, [few]),
             *(item["reason"] for item in failed),
@@ -824,7 +940,7 @@ def judge(
         **champion,
         **figures,
         "alarm": alarm,
-        "retrain": alarm and complete and verdict != "data quality",
+        "retrain": retrain,
         "rows": rows,
         "labelled": int(known.sum()),
         "tested": len(compared),
@@ -937,6 +1053,20 @@ def packed(page: str) -> str:  # about a third of the size
     )
 
 
+def said_rule(result: dict) -> str:  # empty when no rule has decided
+    "Return the rule that has decided, as a sentence."
+    if "rule" not in result:
+        return ""
+    return f"The verdict is {result['verdict']} when {result['rule']}."
+
+
+def headed(page: str, result: dict) -> str:
+    "Put the verdict, its reasons and its rule above a report."
+    words = f"{result['verdict']}: {'; '.join(result['reasons'])}. {said_rule(result)}"
+    head = f'<p style="margin: 1em; font-family: sans-serif">{html.escape(words)}</p>'
+    return page.replace("<body>", f"<body>{head}", 1)
+
+
 def write_report(
     folder: Path,
     old: pd.DataFrame,
@@ -977,7 +1107,8 @@ def write_report(
             ]
         ).run(*as_datasets(contract, new, old))
     (folder / "report.html").write_text(
-        packed(numbered_ids(snapshot.get_html_str(as_iframe=False))), encoding="utf-8"
+        headed(packed(numbered_ids(snapshot.get_html_str(as_iframe=False))), result),
+        encoding="utf-8",
     )
     (folder / "report.json").write_text(numbered_ids(snapshot.json()), encoding="utf-8")
 
@@ -985,7 +1116,7 @@ def write_report(
 def write_sentence(folder: Path, result: dict) -> None:
     "A report where there is nothing to draw"
     (folder / "report.html").write_text(
-        f"<!DOCTYPE html><meta charset='utf-8'><title>{result['verdict']}</title><h1>{result['verdict']}</h1><p>{html.escape('; '.join(result['reasons']))}.</p>\n",
+        f"<!DOCTYPE html><meta charset='utf-8'><title>{result['verdict']}</title><h1>{result['verdict']}</h1><p>{html.escape('; '.join(result['reasons']))}.</p><p>{html.escape(said_rule(result))}</p>\n",
         encoding="utf-8",
     )
     write_json(folder / "report.json", {})
@@ -1053,13 +1184,14 @@ def watch(
         build, contract, release, limits["months"], label_delay_months
     )
     with whole_folder(build / "monitor") as folder:
-        if release["version"] is None:
+        if RULES["no champion"].broken(release["version"]):
             answers, result = (
                 pd.DataFrame(columns=[*ANSWER]),
                 of_month
                 | {
                     "verdict": "no champion",
-                    "reasons": ["no model has been promoted yet"],
+                    "rule": rule_sentence("no champion", limits),
+                    "reasons": [rule_sentence("no champion", limits)],
                 }
                 | FIGURES
                 | {"rows": len(current)},

@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     "ALIAS",
+    "NEWEST",
+    "WRITING",
     "same_model",
     "table_prices",
     "reprove",
@@ -27,6 +29,12 @@ __all__ = [
     "read_promotions",
     "one_at_a_time",
     "record",
+    "line_hashes",
+    "model_tags",
+    "check_newest",
+    "number_of",
+    "tag_newest_lines",
+    "record_decision",
     "succession",
     "taken_back",
     "back_gate",
@@ -43,6 +51,7 @@ __all__ = [
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -372,7 +381,7 @@ def log_path() -> Path:
 
 
 def read_promotions(path: Path) -> list[dict]:  # oldest first, of all models
-    "The decisions so far; WorkbookError when a line was changed, moved or taken out"
+    "Return the decisions so far; WorkbookError when a line but the last was changed, moved or taken out."
     entries, before = [], ""
     for number, line in enumerate(
         path.read_bytes().split(b"\n")[:-1] if path.exists() else [], 1
@@ -400,25 +409,112 @@ def one_at_a_time(path: Path):  # of the log -> context manager
 
 def record(
     path: Path,  # of the log, made when missing
+    announce: Callable[[str], None] = lambda sha256: None,  # told before it is written
     **entry,
-) -> None:
-    "Append a decision to the promotion log, and see it on disk before going on"
+) -> str:  # SHA-256 of the line
+    "Append a decision to the promotion log, and see it on disk before going on."
     with one_at_a_time(path):
         read_promotions(path)
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         before = hashlib.sha256(lines[-1]).hexdigest() if lines else ""
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {"time": now, **entry, "before": before}
+        line = json.dumps(entry, ensure_ascii=False).encode()
+        sha256 = hashlib.sha256(line).hexdigest()
+        announce(sha256)
         with open(path, "r+b" if path.exists() else "wb") as file:
             file.seek(sum(len(line) + 1 for line in lines))
             file.truncate()
-            file.write(
-                json.dumps(
-                    {"time": now, **entry, "before": before}, ensure_ascii=False
-                ).encode()
-                + b"\n"
-            )
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
+    return sha256
+
+
+# %% ../nbs/promote.ipynb #promote-049
+NEWEST = "promotions_sha256"  # tag: hash of the newest line about this model
+WRITING = "promotions_writing"  # tag: hash of the line about to be written
+
+
+def line_hashes(
+    path: Path,  # of the log
+    name: str,  # registered model
+) -> list[str]:  # oldest first
+    "Return the SHA-256 of each line about a model; WorkbookError when the chain is broken."
+    entries = read_promotions(path)
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return [
+        hashlib.sha256(line).hexdigest()
+        for entry, line in zip(entries, lines)
+        if entry["model"] == name
+    ]
+
+
+def model_tags(client, name: str) -> dict[str, str]:  # empty without such a model
+    "Return the tags of a registered model."
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name).tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
+def check_newest(client, path: Path, name: str) -> None:
+    """Compare the newest line about a model with the hash that MLflow keeps.
+
+    A line that was being written when the machine stopped is accepted and tagged,
+    and so is, once, a log that is older than the tag. WorkbookError otherwise.
+    """
+    hashes, tags = line_hashes(path, name), model_tags(client, name)
+    newest = hashes[-1] if hashes else ""
+    known, announced = tags.get(NEWEST, ""), tags.get(WRITING, "")
+    if known == newest:
+        return
+    if hashes[-2:-1] == [known] and announced == newest:
+        known = ""  # the machine stopped between the line and its tag
+    if not known and newest:
+        client.set_registered_model_tag(name, NEWEST, newest)
+        return
+    where = f"line {number_of(path, known)}" if known in hashes else "its last line"
+    what = "is not the newest" if known in hashes else "was changed or removed"
+    raise WorkbookError(
+        f"{path.name}: {where} about {name} {what} (MLflow's tag `{NEWEST}` is "
+        f"{known[:12]}): restore the log from a copy, or, to accept it as it is, "
+        f"delete that tag of {name} in MLflow"
+    )
+
+
+def number_of(path: Path, sha256: str) -> int:
+    "Return the number of the line with this hash."
+    lines = path.read_bytes().split(b"\n")
+    return 1 + [hashlib.sha256(line).hexdigest() for line in lines].index(sha256)
+
+
+def tag_newest_lines(client, path: Path) -> None:
+    "Make the tags of all models follow a log that takes the place of another."
+    for model in client.search_registered_models():
+        if NEWEST not in model.tags:
+            continue
+        hashes = line_hashes(path, model.name)
+        newest = hashes[-1] if hashes else ""
+        for tag in (WRITING, NEWEST):
+            client.set_registered_model_tag(model.name, tag, newest)
+
+
+def record_decision(client, path: Path, name: str, **entry) -> None:
+    "Append a decision about a model to the log, and keep the line's hash in MLflow."
+    with one_at_a_time(path):
+        check_newest(client, path, name)
+        make_name(client, name)
+
+        def announce(sha256: str) -> None:
+            client.set_registered_model_tag(name, WRITING, sha256)
+
+        sha256 = record(path, announce, model=name, **entry)
+        client.set_registered_model_tag(name, NEWEST, sha256)
 
 
 # %% ../nbs/promote.ipynb #promote-029
@@ -481,16 +577,18 @@ def enthrone(
     "Copy a version to production, write it into the promotion log, and move the alias"
     name = registered_name(dataset)
     version = to_production(mlflow, name, candidate)
-    record(
+    client = mlflow.MlflowClient()
+    record_decision(
+        client,
         log_path(),
+        name,
         action="promoted",
-        model=name,
         version=int(version.version),
         development_version=int(candidate.version),
         model_sha256=candidate.tags["model_sha256"],
         **told,
     )
-    mlflow.MlflowClient().set_registered_model_alias(name, ALIAS, version.version)
+    client.set_registered_model_alias(name, ALIAS, version.version)
     return version
 
 
@@ -529,12 +627,10 @@ def decide(
     mlflow, build: Path, dataset: str, evaluation: dict, **comparison
 ) -> dict:  # the receipt
     "Register the model, compare it, and make it champion if nothing speaks against it"
-    client, name, sha256, entries = (
-        mlflow.MlflowClient(),
-        registered_name(dataset),
-        evaluation["model_sha256"],
-        read_promotions(log_path()),
-    )
+    client, name = mlflow.MlflowClient(), registered_name(dataset)
+    sha256 = evaluation["model_sha256"]
+    check_newest(client, log_path(), name)
+    entries = read_promotions(log_path())
     candidate, standing = (
         register(mlflow, development_name(dataset), sha256),
         champion(client, name),
@@ -569,10 +665,11 @@ def decide(
     if not reasons_against(gates):
         standing = enthrone(mlflow, dataset, candidate, **told)
     elif newest(entries, name, sha256, "refused").get("why") != told["why"]:
-        record(
+        record_decision(
+            client,
             log_path(),
+            name,
             action="refused",
-            model=name,
             version=None,
             development_version=int(candidate.version),
             model_sha256=sha256,

@@ -448,7 +448,12 @@ def keep(
     if LOG in new:
         with tempfile.TemporaryDirectory() as folder:
             there = recall(mlflow, experiment, Path(folder)).get(LOG, b"")
-        if there != before.get(LOG, b"") or not new[LOG].startswith(there):
+            lost = there != before.get(LOG, b"") or not new[LOG].startswith(there)
+            if lost:
+                from housemlops.promote import tag_newest_lines
+
+                tag_newest_lines(mlflow.MlflowClient(), Path(folder) / LOG)
+        if lost:
             raise ConnectionError(
                 "Another run has decided about a promotion meanwhile; this one must decide again."
             )

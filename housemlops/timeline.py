@@ -171,6 +171,7 @@ def read_months(
 SIGNS = {
     "ok": "✓",
     "alarm": "!",
+    "repeated": "=",
     "unknown": "?",
     "missing": "…",
 }  # a sign as well as a colour, for those who see none
@@ -179,17 +180,13 @@ SIGNS = {
 def judgement(
     month: dict,  # of `read_months`
 ) -> str:  # a key of SIGNS
-    "Whether a month was fine, alarming, not judged, or has not been looked at."
+    "Say whether a month was fine, an alarm, an alarm that was raised before, not judged, or not looked at."
     verdict = month["verdict"]
     if not verdict:
         return "missing"
-    return (
-        "alarm"
-        if verdict.get("alarm")
-        else "ok"
-        if verdict.get("verdict") == "ok"
-        else "unknown"
-    )
+    if verdict.get("alarm"):
+        return "alarm" if month["run"].get("alarm", True) else "repeated"
+    return "ok" if verdict.get("verdict") == "ok" else "unknown"
 
 
 def outcome(
