@@ -966,6 +966,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'housemlops.serve.serve_folder': ('serve.html#serve_folder', 'housemlops/serve.py'),
                                   'housemlops.serve.serve_holds': ('serve.html#serve_holds', 'housemlops/serve.py'),
                                   'housemlops.serve.slug': ('serve.html#slug', 'housemlops/serve.py'),
+                                  'housemlops.serve.templates': ('serve.html#templates', 'housemlops/serve.py'),
                                   'housemlops.serve.travelling': ('serve.html#travelling', 'housemlops/serve.py'),
                                   'housemlops.serve.trial_houses': ('serve.html#trial_houses', 'housemlops/serve.py'),
                                   'housemlops.serve.wait_until_alive': ('serve.html#wait_until_alive', 'housemlops/serve.py'),

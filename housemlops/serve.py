@@ -15,6 +15,7 @@ __all__ = [
     "one_line",
     "markdown",
     "slug",
+    "templates",
     "filled",
     "request_source",
     "travelling",
@@ -62,6 +63,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -179,11 +181,11 @@ def slug(text: object) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-._")
 
 
-def filled(template: str, **values: object) -> str:
-    "A template of the generated project, filled in; HTML is escaped"
-    folder = Path(predict.__file__).with_name("templates")
+@cache
+def templates() -> Environment:
+    "The templates of the generated project; HTML is escaped"
     jinja = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(Path(predict.__file__).with_name("templates")),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
@@ -196,7 +198,12 @@ def filled(template: str, **values: object) -> str:
         "one_line": one_line,
         "slug": slug,
     }
-    return jinja.get_template(f"{template}.jinja").render(values)
+    return jinja
+
+
+def filled(template: str, **values: object) -> str:
+    "A template of the generated project, filled in"
+    return templates().get_template(f"{template}.jinja").render(values)
 
 
 def request_source(contract: Contract) -> str:  # Python source
@@ -273,6 +280,7 @@ NEEDS = (
 )
 
 
+@cache
 def pinned(names: tuple[str, ...]) -> list[str]:  # lines of a requirements file, sorted
     "Distributions and all that they need, at the versions installed here"
     found, waiting = {}, list(names)

@@ -6,8 +6,11 @@
 import ast
 import html.parser
 import importlib
+import json
+import keyword
 import math
 import os
+import shutil
 import sqlite3
 import sys
 from contextlib import closing, contextmanager
@@ -21,9 +24,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-from housemlops.contract import LARGEST, Contract, as_contract, feature_plan
+from housemlops.contract import (
+    LARGEST,
+    Contract,
+    as_contract,
+    feature_plan,
+    infer_contract,
+    load_contract,
+)
 from housemlops.ingest import write_json
 from housemlops.predict import clean_category
 from housemlops.serve import (
@@ -31,10 +42,14 @@ from housemlops.serve import (
     check_server,
     in_pieces,
     one_line,
+    publish,
+    python_names,
     release_note,
+    running,
     trial_houses,
     write_project,
 )
+from housemlops.settings import WorkbookError
 from housemlops.train import (
     calibrate,
     members,
@@ -361,3 +376,198 @@ def test_a_server_passes_its_check_in_a_process_of_its_own(contract):
         before = sorted(server.rglob("*"))
         check_server(server)
         assert sorted(server.rglob("*")) == before
+
+
+PLAIN = {
+    "name": "plain",
+    "title": "Plain houses",
+    "source": "nowhere",
+    "currency": "USD",
+    "target": "paid",
+    "columns": {
+        "paid": {
+            "type": "number",
+            "description": "P",
+            "role": "target",
+            "required": True,
+        },
+        "area": {"type": "number", "description": "Area", "range": [10, 500]},
+        "style": {
+            "type": "category",
+            "description": "Style",
+            "categories": ["low", "k" * 130],
+        },
+    },
+}
+
+
+def column(**keys: object) -> dict:
+    "A change of the plain contract: one more column"
+    return {"columns": PLAIN["columns"] | {"new": {"description": "New"} | keys}}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    "The server of the plain contract; for reading"
+    folder = tmp_path_factory.mktemp("plain")
+    return write_server(folder, as_contract(PLAIN, "plain.contract.yaml"))
+
+
+MISTAKES = [
+    (column(type="number", range=[0, math.inf]), "column `new`: range: 1: .*finite"),
+    (column(type="number", range=[math.nan, 1]), "column `new`: range: 0: .*finite"),
+    (column(type="number", range=[2, 1]), "column `new`: range: .*from low to high"),
+    (column(type="number", range=[1]), "column `new`: range: .*two ends"),
+    (column(type="number", range=[0, 1e300]), "column `new`: range: its ends lie"),
+    (column(type="integer", range=[0.5, 3]), "column `new`: range: .*must be whole"),
+    (column(type="date", range=[1, 2]), "column `new`: range: only a number"),
+    (
+        column(type="category", categories=["a\nb"]),
+        "`new`: categories: 0: .*line break",
+    ),
+    (column(type="category", categories=["a\tb"]), "`new`: categories: 0: .*a tab"),
+    (column(type="category", categories=["a", " "]), "`new`: categories: 1: .*empty"),
+    (
+        column(type="category", categories=["a", "a "]),
+        "`new`: categories: 'a' is listed",
+    ),
+    (
+        column(type="category", categories=[20]),
+        "`new`: categories: 0: 20 is not a text",
+    ),
+    (column(type="category", categories=["k" * 1001]), "has 1001 characters"),
+    (column(type="category"), "lists its categories"),
+    (column(type="number", unitt="m"), "`new`: unitt: .*Did you mean 'unit'"),
+    (column(type="numbr"), "`new`: type: Input should be 'number'"),
+    (column(), "column `new`: type: this key is missing"),
+    (column(type="number", description="a\x00"), "`new`: description: the control"),
+    ({"columns": {**PLAIN["columns"], "": PLAIN["columns"]["area"]}}, "not be empty"),
+    ({"columns": {**PLAIN["columns"], 1: PLAIN["columns"]["area"]}}, "1 is not a text"),
+    ({"columns": {"paid": PLAIN["columns"]["paid"]}}, "no column has the role feature"),
+    ({"titel": "x"}, "titel: there is no such key. Did you mean 'title'"),
+    ({"title": "x" * 301}, "title: this has 301 characters, and may have 300"),
+    ({"target": "style"}, "exactly one column, `style`"),
+    (
+        {"derived": {"area": {"description": "d", "log": "area"}}},
+        "derived `area` has the name of a column",
+    ),
+]
+
+
+@pytest.mark.parametrize("change, sentence", MISTAKES)
+def test_a_mistake_is_a_sentence_with_column_and_key(change, sentence):
+    with pytest.raises(WorkbookError, match=sentence) as raised:
+        as_contract(PLAIN | change, "plain.contract.yaml")
+    lines = str(raised.value).splitlines()
+    assert all(line.startswith("plain.contract.yaml: ") for line in lines)
+    assert "pydantic" not in str(raised.value)
+
+
+def test_each_of_several_mistakes_has_a_sentence():
+    wrong = {"a": {"type": "number"}, "b": {"type": "date", "description": 3}}
+    with pytest.raises(WorkbookError) as raised:
+        as_contract(PLAIN | {"columns": PLAIN["columns"] | wrong, "nam": 1}, "c.yaml")
+    assert [line.split(": ")[1] for line in str(raised.value).splitlines()] == [
+        "column `a`",
+        "column `b`",
+        "nam",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("name: a\nname: b\n", "line 2: `name` is there twice"),
+        ("name: [a\ntitle: b\n", "line 2: "),
+        ("", "keys with values are wanted"),
+    ],
+)
+def test_a_file_that_is_no_contract_is_a_sentence(tmp_path, text, sentence):
+    path = tmp_path / "own.contract.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(WorkbookError, match=f"own.contract.yaml: {sentence}"):
+        load_contract(str(path))
+
+
+def test_a_drafted_contract_can_be_loaded():
+    "Free text, line breaks and huge numbers are in many tables"
+    table = pd.DataFrame(
+        {
+            "paid": ["1", "2", "3"],
+            "remark": ["one\ntwo", "z" * 2000, "short"],
+            "number": ["9" * 18, "1", "2"],
+            "odd": ["inf", "1", "2"],
+        }
+    )
+    draft = as_contract(infer_contract(table, "own", "paid"), "own.contract.yaml")
+    assert draft.columns["remark"].categories == ("short",)
+    assert draft.columns["number"].range[1] == LARGEST
+
+
+def test_names_in_python_are_different_and_usable():
+    found = python_names(NAMES)
+    assert len({*found}) == len(NAMES)
+    for name in found:
+        assert name.isidentifier() and not hasattr(BaseModel, name)
+        assert not keyword.iskeyword(name) and not name.startswith("_")
+
+
+BREAK = {
+    "app.py": ("PROGRAM = ", "PROGRAM = = ", "did not start"),
+    "house.py": ("max_length=130", "max_length=100", "does not price `style` = 'kkk"),
+    "engine.py": ("np.exp(log_price)", "np.inf * log_price", "did not start"),
+    "web.py": ('"$ref": f"#/components', '"$ref": f"#/nowhere', "OpenAPI .* not valid"),
+}
+
+
+@pytest.mark.parametrize("name", BREAK)
+def test_a_server_that_fails_never_becomes_current(plain, tmp_path, monkeypatch, name):
+    "The one before it stays, and what is wrong is one sentence"
+    monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path / "state"))
+    current = tmp_path / "state/serve/current"
+    current.parent.mkdir(parents=True)
+    current.symlink_to("releases/before")
+    server = Path(shutil.copytree(plain, tmp_path / "server"))
+    old, new, sentence = BREAK[name]
+    text = (server / name).read_text(encoding="utf-8")
+    assert old in text
+    (server / name).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(WorkbookError, match=sentence) as raised:
+        publish(server)
+    assert "\n" not in str(raised.value)
+    assert os.readlink(current) == "releases/before"
+    assert not (tmp_path / "state/serve/releases").exists()
+
+
+def test_a_server_that_passes_becomes_current(plain, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path / "state"))
+    assert publish(plain) == (tmp_path / "state/serve/current").resolve()
+
+
+def test_pieces_fit_into_a_request():
+    houses = {str(i): {"text": "x" * 1000} for i in range(1200)}
+    pieces = [*in_pieces(houses)]
+    assert {what: house for piece in pieces for what, house in piece.items()} == houses
+    assert all(len(json.dumps([*piece.values()])) < 520_000 for piece in pieces)
+    assert max(map(len, pieces)) <= 500
+
+
+@pytest.mark.browser
+def test_no_title_runs_and_swagger_works_under_its_policy(browser, tmp_path):
+    title = "</title><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
+    server = write_server(tmp_path, as_contract(PLAIN | {"title": title}, "plain"))
+    with running(server) as url:
+        for path, seen in (
+            ("/", "#price"),
+            ("/swagger", "#operations-prices-predict_predict_post"),
+        ):
+            page, wrong = browser.new_page(), []
+            page.on("console", lambda message: wrong.append(message.text))
+            page.goto(url + path)
+            page.wait_for_selector(seen)
+            assert page.evaluate("window.pwned") is None
+            assert title in page.content() or "&lt;script&gt;" in page.content()
+            assert not [text for text in wrong if "Content Security Policy" in text], (
+                wrong
+            )
+            page.close()
