@@ -576,12 +576,12 @@ def refusal(asked: list[str], status: int, answer: object) -> str:
     "What a server refused and why, in one sentence"
     detail = answer.get("detail") if isinstance(answer, dict) else answer
     first = detail[0] if isinstance(detail, list) and detail else {}
-    place = [part for part in first.get("loc", ()) if isinstance(part, int)]
-    what = asked[place[0]] if place else f"{len(asked)} houses"
-    why = first.get("msg", detail)
-    return (
-        f"The generated server does not price {what}: status {status}, {one_line(why)}"
-    )
+    place = first.get("loc", ())  # such as body, houses, 3, area
+    row = [part for part in place if isinstance(part, int)]
+    what = asked[row[0]] if row else f"{len(asked)} houses"
+    column = f"`{place[-1]}`: " if row and isinstance(place[-1], str) else ""
+    why = one_line(f"{column}{first.get('msg', detail)}")
+    return f"The generated server does not price {what}: {why} (status {status})"
 
 
 def references(part: object) -> Iterator[str]:
