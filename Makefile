@@ -5,13 +5,16 @@ STAMP := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: run test up lab docs check-deploy sync doctor lock clean help
+.PHONY: run test test-contracts up lab docs check-deploy sync doctor lock clean help
 
 run: $(STAMP) ## run the whole lifecycle once, through Airflow, and print what came of it
 	@housemlops run
 
 test: $(STAMP) ## every check: sync, notebooks, pipeline, server, site
 	@sh tests/run.sh
+
+test-contracts: $(STAMP) ## 500 contracts as strangers may write them: each generated server starts, prices, and does nothing else
+	@TEST_CONTRACTS=$${TEST_CONTRACTS:-500} python -m pytest -q -p no:cacheprovider tests/test_contracts.py
 
 up: $(STAMP) ## everything live on this machine, with one front page; Ctrl-C stops all of it
 	@housemlops up
