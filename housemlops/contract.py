@@ -35,6 +35,7 @@ __all__ = [
     "row_fingerprints",
     "pandera_schema",
     "request_limits",
+    "can_be_asked",
     "request_field",
     "request_model",
     "mlflow_signature",
@@ -94,7 +95,7 @@ def check_category(text: str) -> str:
     "Return a category; ValueError when it is empty or more than one line."
     if not text.strip():
         raise ValueError("a category may not be empty")
-    if not re.search(TEXT, text):
+    if not re.fullmatch(TEXT, text):
         raise ValueError(
             f"the category {text!r:.60} holds a line break, a tab or another control character: write it in one line"
         )
@@ -515,6 +516,28 @@ def request_limits(column: Column) -> dict:  # of a pydantic Field
     }
 
 
+def can_be_asked(
+    sales: pd.DataFrame,  # (n_sales, n_columns) typed
+    contract: Contract,
+) -> pd.Series:  # (n_sales,) of bool
+    "Which sales a request may carry: each value is within the limits of its column"
+    fine = pd.Series(True, sales.index)
+    for name in contract.inputs:
+        column, values = contract.columns[name], sales[name]
+        limits = request_limits(column)
+        if column.is_number:
+            fits = values.between(limits["ge"], limits["le"])
+        else:
+            texts = values.map(lambda text: text if isinstance(text, str) else "")
+            fits = texts.str.fullmatch(limits["pattern"]) & (
+                texts.str.len() <= limits["max_length"]
+            )
+        missing = values.isna()
+        fine &= ~missing if column.required else True
+        fine &= missing | fits
+    return fine
+
+
 def request_field(name: str, column: Column) -> tuple:
     "Type and pydantic field of a column in a request"
     kind = {"number": float, "integer": int}.get(column.type, str)
@@ -630,7 +653,7 @@ def feature_plan(
 # %% ../nbs/contract.ipynb #contract-044
 def can_be_listed(text: str) -> bool:
     "Return whether a contract may list a text as a category."
-    return len(text) <= 1000 and re.search(TEXT, text) is not None
+    return len(text) <= 1000 and re.fullmatch(TEXT, text) is not None
 
 
 def infer_column(

@@ -272,7 +272,8 @@ def outside(
 
     def fits(value):
         return not isinstance(value, str) or (
-            len(value) <= limits["max_length"] and re.search(limits["pattern"], value)
+            len(value) <= limits["max_length"]
+            and re.fullmatch(limits["pattern"], value)
         )
 
     return pd.Series(

@@ -31,6 +31,7 @@ from housemlops.contract import (
     LARGEST,
     Contract,
     as_contract,
+    can_be_asked,
     feature_plan,
     infer_contract,
     load_contract,
@@ -55,6 +56,7 @@ from housemlops.train import (
     members,
     proof_of,
     request_example,
+    sales_to_ask,
     to_onnx,
     training_arrays,
     typical_house,
@@ -425,6 +427,7 @@ MISTAKES = [
         column(type="category", categories=["a\nb"]),
         "`new`: categories: 0: .*line break",
     ),
+    (column(type="category", categories=["a\n"]), "`new`: categories: 0: .*line break"),
     (column(type="category", categories=["a\tb"]), "`new`: categories: 0: .*a tab"),
     (column(type="category", categories=["a", " "]), "`new`: categories: 1: .*empty"),
     (
@@ -502,6 +505,22 @@ def test_a_drafted_contract_can_be_loaded():
     draft = as_contract(infer_contract(table, "own", "paid"), "own.contract.yaml")
     assert draft.columns["remark"].categories == ("short",)
     assert draft.columns["number"].range[1] == LARGEST
+
+
+def test_the_example_and_the_proof_are_sales_that_can_be_asked():
+    "A ledger may hold texts that the contract does not list, and no request may carry"
+    contract = as_contract(PLAIN, "plain.contract.yaml")
+    sales = sales_of(contract)
+    sales.loc[29, "style"] = "of two\nlines"
+    sales.loc[28, "style"] = "z" * 131
+    sales.loc[27, "area"] = 501.0
+    sales.loc[26, "style"] = "line\n"
+    sales.loc[25, ["style", "area"]] = None
+    fine = can_be_asked(sales, contract)
+    assert [*fine[~fine].index] == [26, 27, 28, 29]
+    assert [*sales_to_ask(sales, contract).index] == [*range(26)]
+    with pytest.raises(WorkbookError, match="No sale of plain can be asked"):
+        sales_to_ask(sales.tail(4), contract)
 
 
 def test_names_in_python_are_different_and_usable():
