@@ -626,14 +626,14 @@ def check_server(server: Path) -> None:
         read_json(server / f"model/{name}.json") for name in ("contract", "example")
     )
     contract = as_contract(contract, "model/contract.json")
-    with running(server) as url:
-        status, ready = ask(f"{url}/readyz")
+    with running(server, patience=120) as url:  # a busy machine is no reason to stop
+        status, ready = ask(f"{url}/readyz", timeout=60)
         if status != 200:
             raise WorkbookError(
                 f"The generated server is not ready: {ready.get('reason', status)}"
             )
         check_prices(url, contract, example)
-        check_openapi(ask(f"{url}/openapi.json")[1], contract)
+        check_openapi(ask(f"{url}/openapi.json", timeout=60)[1], contract)
 
 
 # %% ../nbs/serve.ipynb #serve-027
