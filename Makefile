@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: run check test up lab docs check-deploy sync hooks doctor lock clean help
+.PHONY: run check test test-contracts up lab docs check-deploy sync hooks doctor lock clean help
 .PRECIOUS: .venv/.%
 
 run: .venv/.run ## run the whole lifecycle once, through Airflow, and print what came of it
@@ -21,6 +21,9 @@ test: .venv/.test ## everything: the same, and every notebook, the pipeline, the
 	@ruff check --quiet .
 	@housemlops sync --check
 	@python -m pytest -n 3 -rs --junitxml=var/log/junit-tests.xml tests
+
+test-contracts: .venv/.test ## 500 contracts as strangers may write them: each generated server starts, prices, and does nothing else
+	@TEST_CONTRACTS=$${TEST_CONTRACTS:-500} python -m pytest tests/test_contracts.py
 
 up: .venv/.docs ## everything live on this machine, with one front page; Ctrl-C stops all of it
 	@housemlops up

@@ -4,13 +4,29 @@
 
 # %% auto #0
 __all__ = [
-    "DATE",
-    "TEXT",
     "LARGEST",
+    "TEXT",
+    "CONTROL",
+    "Text",
+    "Label",
+    "Name",
+    "Category",
+    "DATE",
+    "LONGEST",
+    "check_text",
+    "check_name",
+    "check_category",
     "Column",
+    "range_mistakes",
+    "category_mistakes",
     "Derived",
     "Contract",
+    "column_mistakes",
+    "derived_mistakes",
     "contract_path",
+    "place_of",
+    "reasons_of",
+    "as_contract",
     "load_contract",
     "spelling",
     "cast_column",
@@ -19,34 +35,77 @@ __all__ = [
     "row_fingerprints",
     "pandera_schema",
     "request_limits",
+    "can_be_asked",
     "request_field",
     "request_model",
     "mlflow_signature",
     "evidently_definition",
     "feature_plan",
+    "can_be_listed",
     "infer_column",
     "infer_contract",
 ]
 
 # %% ../nbs/contract.ipynb #contract-002
 import hashlib
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     ValidationError,
     create_model,
     model_validator,
 )
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
 
 from .predict import clean_category
 from .settings import WorkbookError, did_you_mean, repo_root
+
+# %% ../nbs/contract.ipynb #contract-004a
+LARGEST = 2**53  # of a number: up to here whole numbers are exact
+TEXT = r"^[^\x00-\x1f\x7f]*$"  # of a category: printable, in one line
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # in no text
+
+
+def check_text(text: str) -> str:
+    "Return a text; ValueError when it holds a control character."
+    if found := CONTROL.search(text):
+        raise ValueError(f"the control character {found[0]!r} is not allowed in a text")
+    return text
+
+
+def check_name(text: str) -> str:
+    "Return a name; ValueError when it is empty or holds a control character."
+    if not text.strip():
+        raise ValueError("a name may not be empty")
+    return check_text(text)
+
+
+def check_category(text: str) -> str:
+    "Return a category; ValueError when it is empty or more than one line."
+    if not text.strip():
+        raise ValueError("a category may not be empty")
+    if not re.fullmatch(TEXT, text):
+        raise ValueError(
+            f"the category {text!r:.60} holds a line break, a tab or another control character: write it in one line"
+        )
+    return text
+
+
+Text = Annotated[str, Field(max_length=5000), AfterValidator(check_text)]
+Label = Annotated[str, Field(max_length=300), AfterValidator(check_text)]
+Name = Annotated[str, Field(max_length=300), AfterValidator(check_name)]
+Category = Annotated[str, Field(max_length=1000), AfterValidator(check_category)]
 
 
 # %% ../nbs/contract.ipynb #contract-005
@@ -55,16 +114,16 @@ class Column(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["number", "integer", "category", "ordinal", "date"]
-    description: str
+    description: Text
     role: Literal["feature", "target", "date", "identifier", "after_sale"] = "feature"
-    unit: str | None = None
-    range: tuple[float, float] | None = None  # inclusive
-    categories: tuple[str, ...] | None = (
+    unit: Label | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None  # inclusive
+    categories: tuple[Category, ...] | None = (
         None  # an ordinal lists them from worst to best
     )
     required: bool = False  # may not be missing, in the ledger or in a request
-    absent: str | None = None  # what a missing category means, such as "no pool"
-    group: str = "Other"  # heading in the form and in the documentation
+    absent: Label | None = None  # what a missing category means, such as "no pool"
+    group: Label = "Other"  # heading in the form and in the documentation
 
     @property
     def is_number(self) -> bool:
@@ -72,13 +131,40 @@ class Column(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if (self.type in ("category", "ordinal")) != bool(self.categories):
-            raise ValueError(
-                "a category or ordinal lists its categories, other types do not"
-            )
-        if self.range and self.range[0] > self.range[1]:
-            raise ValueError("a range goes from low to high")
+        mistakes = [*range_mistakes(self), *category_mistakes(self)]
+        if mistakes:
+            raise ValueError(mistakes)
         return self
+
+
+def range_mistakes(column: Column) -> list[str]:
+    "Return what is wrong with the range of a column."
+    if column.range is None:
+        return []
+    if not column.is_number:
+        return [f"range: only a number has one, and this is of type {column.type}"]
+    low, high = column.range
+    found = []
+    if low > high:
+        found.append(
+            f"range: a range goes from low to high, not from {low:g} to {high:g}"
+        )
+    if max(abs(low), abs(high)) > LARGEST:
+        found.append(f"range: its ends lie between -{LARGEST} and {LARGEST}")
+    if column.type == "integer" and (low % 1 or high % 1):
+        found.append(
+            f"range: the ends {low:g} and {high:g} of an integer must be whole"
+        )
+    return found
+
+
+def category_mistakes(column: Column) -> list[str]:
+    "Return what is wrong with the categories of a column."
+    if (column.type in ("category", "ordinal")) != bool(column.categories):
+        return ["a category or ordinal lists its categories, other types do not"]
+    names = [clean_category(category) for category in column.categories or ()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [f"categories: {name!r:.60} is listed twice" for name in twice]
 
 
 # %% ../nbs/contract.ipynb #contract-008
@@ -86,9 +172,9 @@ class Derived(BaseModel):
     "A feature computed from columns, or from derived features written above it"
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    description: str
-    unit: str | None = None
-    sum: dict[str, float] | None = None  # column -> weight
+    description: Text
+    unit: Label | None = None
+    sum: dict[str, FiniteFloat] | None = None  # column -> weight
     product: tuple[str, ...] | None = None
     log: str | None = (
         None  # natural logarithm of one column; missing where that is not above zero
@@ -112,15 +198,15 @@ class Contract(BaseModel):
     "What the ledger of a data set holds; source of every schema in the house"
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
-    title: str
-    source: str
-    currency: str
+    name: Name
+    title: Label
+    source: Text
+    currency: Label
     target: str
     date: dict[Literal["year", "month", "column"], str] | None = None
     ignore_case: bool = False  # of categories: "Yes" is "yes"
-    columns: dict[str, Column]
-    derived: dict[str, Derived] = {}
+    columns: dict[Name, Column]
+    derived: dict[Name, Derived] = {}
     slices: tuple[
         str, ...
     ] = ()  # inputs or derived features by which errors are looked at, besides the price
@@ -136,24 +222,48 @@ class Contract(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.named("target") != [self.target]:
-            raise ValueError(
-                f"exactly one column, `{self.target}`, must have the role target"
-            )
-        known = {*self.inputs}
-        for name, derived in self.derived.items():
-            if unknown := sorted({*derived.inputs} - known):
-                raise ValueError(
-                    f"derived `{name}` uses {unknown}, which is not known before the sale"
-                )
-            known.add(name)
-        if missing := sorted({*(self.date or {}).values()} - {*self.columns}):
-            raise ValueError(f"`date` names {missing}, not a column")
-        if unknown := sorted({*self.slices} - known):
-            raise ValueError(
-                f"`slices` names {unknown}, which is neither an input nor a derived feature"
-            )
+        mistakes = [*column_mistakes(self), *derived_mistakes(self)]
+        if mistakes:
+            raise ValueError(mistakes)
         return self
+
+
+def column_mistakes(contract: Contract) -> list[str]:
+    "Return what is wrong with the columns taken together."
+    found, target = [], contract.columns.get(contract.target)
+    if contract.named("target") != [contract.target]:
+        found.append(
+            f"exactly one column, `{contract.target}`, must have the role target"
+        )
+    elif not target.is_number:
+        found.append(
+            f"column `{contract.target}`: a price is of type number or integer"
+        )
+    if not contract.inputs:
+        found.append(
+            "columns: no column has the role feature or date, so a model would have nothing to learn from"
+        )
+    if missing := sorted({*(contract.date or {}).values()} - {*contract.columns}):
+        found.append(f"`date` names {missing}, not a column")
+    return found
+
+
+def derived_mistakes(contract: Contract) -> list[str]:
+    "Return what is wrong with the derived features, and with `slices`, which may name them."
+    found, known = [], {*contract.inputs}
+    for name, derived in contract.derived.items():
+        if name in contract.columns:
+            found.append(f"derived `{name}` has the name of a column: give it another")
+        if unknown := sorted({*derived.inputs} - known):
+            found.append(
+                f"derived `{name}` uses {unknown}, which is not known before the sale"
+            )
+        known.add(name)
+    if unknown := sorted({*contract.slices} - known):
+        found.append(
+            f"`slices` names {unknown}, which is neither an input nor a derived feature"
+        )
+    return found
 
 
 # %% ../nbs/contract.ipynb #contract-012
@@ -175,6 +285,65 @@ def contract_path(
     )
 
 
+# %% ../nbs/contract.ipynb #contract-012a
+def place_of(location: tuple) -> str:
+    "Return the column and the key of a mistake in words."
+    parts = [str(part) for part in location if part != "[key]"]
+    kind = (
+        {"columns": "column", "derived": "derived feature"}.get(parts[0])
+        if parts
+        else None
+    )
+    if kind and len(parts) > 1:
+        parts[:2] = [f"{kind} `{parts[1]}`"]
+    return ": ".join(parts)
+
+
+def reasons_of(error: dict) -> list[str]:
+    "Return what is wrong, in sentences, from one entry of pydantic's `errors()`."
+    location, value = error["loc"], error["input"]
+    match error["type"]:
+        case "value_error":
+            given = error["ctx"]["error"].args[0]
+            return given if isinstance(given, list) else [given]
+        case "extra_forbidden":
+            model = {"columns": Column, "derived": Derived}.get(location[0], Contract)
+            return [
+                f"there is no such key.{did_you_mean(str(location[-1]), model.model_fields)}"
+            ]
+        case "model_type" | "dict_type":
+            return ["keys with values are wanted here"]
+        case "missing" if isinstance(location[-1], str):
+            return ["this key is missing"]
+        case "missing" | "too_long" if "range" in location:
+            return ["a range has two ends, low and high"]
+        case "string_type":
+            return [f"{value!r:.60} is not a text: put it in quotes"]
+        case "string_too_long":
+            most = error["ctx"]["max_length"]
+            return [f"this has {len(value)} characters, and may have {most}"]
+    return [f"{error['msg']}, and not {value!r:.60}"]
+
+
+def as_contract(
+    content: object,  # of its YAML or JSON
+    source: str,  # name of its file, for the sentences
+) -> Contract:  # checked and frozen
+    "Check a contract as a whole; WorkbookError has one sentence for each of the first twenty mistakes"
+    try:
+        return Contract.model_validate(content)
+    except ValidationError as error:
+        mistakes = [
+            f"{place_of(found['loc'])}: {reason}".removeprefix(": ")
+            for found in error.errors(include_url=False)
+            for reason in reasons_of(found)
+        ]
+    lines = [f"{source}: {' '.join(mistake.split())}" for mistake in mistakes[:20]]
+    if len(mistakes) > 20:
+        lines.append(f"{source}: and {len(mistakes) - 20} more")
+    raise WorkbookError("\n".join(lines))
+
+
 # %% ../nbs/contract.ipynb #contract-013
 def load_contract(
     dataset: str,  # name of the data set, or path of a contract's YAML file
@@ -187,13 +356,20 @@ def load_contract(
         else contract_path(dataset, root)
     )
     try:
-        return Contract(**YAML(typ="safe").load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the contract"
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except DuplicateKeyError as error:
+        name = re.search('duplicate key "(.*?)" with value', error.problem, re.DOTALL)
         raise WorkbookError(
-            f"{path.name}: {place}: {first['msg'].removeprefix('Value error, ')}"
+            f"{path.name}: line {error.problem_mark.line + 1}: `{name[1]}` is there twice"
         ) from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        why = getattr(error, "problem", None) or "this is not YAML"
+        raise WorkbookError(f"{path.name}: {place}{why}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkbookError(f"{path.name} cannot be read: {error}") from None
+    return as_contract(content, path.name)
 
 
 # %% ../nbs/contract.ipynb #contract-018
@@ -326,15 +502,40 @@ def pandera_schema(contract: Contract):  # -> pandera.DataFrameSchema
 
 # %% ../nbs/contract.ipynb #contract-031
 DATE = r"^\d{4}-(0[1-9]|1[0-2])(-\d{2})?$"  # of a date in a request
-TEXT = r"^[^\x00-\x1f\x7f]*$"  # of a category: printable
-LARGEST = 2**53  # of a number that has no range
+LONGEST = 100  # of a text in a request, unless the contract lists a longer one
 
 
 def request_limits(column: Column) -> dict:  # of a pydantic Field
     "What a value may be"
     if column.is_number:
         return dict(zip(("ge", "le"), column.range or (-LARGEST, LARGEST)))
-    return {"pattern": DATE if column.type == "date" else TEXT, "max_length": 100}
+    longest = max([LONGEST, *(len(text) for text in column.categories or ())])
+    return {
+        "pattern": DATE if column.type == "date" else TEXT,
+        "max_length": longest,
+    }
+
+
+def can_be_asked(
+    sales: pd.DataFrame,  # (n_sales, n_columns) typed
+    contract: Contract,
+) -> pd.Series:  # (n_sales,) of bool
+    "Which sales a request may carry: each value is within the limits of its column"
+    fine = pd.Series(True, sales.index)
+    for name in contract.inputs:
+        column, values = contract.columns[name], sales[name]
+        limits = request_limits(column)
+        if column.is_number:
+            fits = values.between(limits["ge"], limits["le"])
+        else:
+            texts = values.map(lambda text: text if isinstance(text, str) else "")
+            fits = texts.str.fullmatch(limits["pattern"]) & (
+                texts.str.len() <= limits["max_length"]
+            )
+        missing = values.isna()
+        fine &= ~missing if column.required else True
+        fine &= missing | fits
+    return fine
 
 
 def request_field(name: str, column: Column) -> tuple:
@@ -450,6 +651,11 @@ def feature_plan(
 
 
 # %% ../nbs/contract.ipynb #contract-044
+def can_be_listed(text: str) -> bool:
+    "Return whether a contract may list a text as a category."
+    return len(text) <= 1000 and re.fullmatch(TEXT, text) is not None
+
+
 def infer_column(
     values: pd.Series,  # (n,) text as read
     role: str = "feature",
@@ -458,17 +664,18 @@ def infer_column(
     "Draft of a column's entry in a contract"
     text = values.map(clean_category).dropna()
     numbers = pd.to_numeric(text, errors="coerce")
-    if len(text) and numbers.notna().all():
+    if len(text) and np.isfinite(numbers).all():
         kind = "integer" if (numbers % 1 == 0).all() else "number"
         room = float(numbers.max() - numbers.min()) or 1.0
         low = 0.0 if numbers.min() >= 0 else float(numbers.min() - room)
+        high = float(np.ceil(numbers.max() + room))
         entry = {
             "type": kind,
-            "range": [low, float(np.ceil(numbers.max() + room))],
+            "range": [max(low, -LARGEST), min(high, LARGEST)],
             "unit": "review me",
         }
     else:
-        categories = sorted(text.unique())
+        categories = [value for value in sorted(text.unique()) if can_be_listed(value)]
         if len(categories) > most_categories:
             role, categories = "identifier", categories[:1]
         entry = {"type": "category", "categories": categories or ["review me"]}

@@ -81,6 +81,7 @@ def as_arrays(calibration: dict) -> dict:
         name: np.array(value) if isinstance(value, list) else value
         for name, value in calibration["spread"].items()
     }
+    spread["columns"] = spread["columns"].astype(int)  # also where there are none
     return calibration | {"spread": spread, "reach": np.array(calibration["reach"])}
 
 

@@ -60,7 +60,7 @@ import numpy as np
 import pandas as pd
 
 from housemlops.contract import (
-    Contract,
+    as_contract,
     load_contract,
     missing_columns,
     row_fingerprints,
@@ -241,7 +241,8 @@ def unseen(
     model: Path,  # model folder
 ) -> np.ndarray:  # (n_sales,) True where the model has not learned from the sale
     "Which sales a model has not learned from, by the contract and the fingerprints that it carries"
-    contract = Contract(**read_json(model / "artifacts/contract.json"))
+    path = model / "artifacts/contract.json"
+    contract = as_contract(read_json(path), "The contract of a model")
     return ~np.isin(
         row_fingerprints(table, contract), read_json(model / "artifacts/learned.json")
     )
@@ -255,7 +256,11 @@ def cannot_price(
     path = model / "artifacts/contract.json"
     if not path.exists():
         return "it does not carry its contract, as models of an earlier workbook do not"
-    lost = missing_columns(table, Contract(**read_json(path)))
+    try:
+        contract = as_contract(read_json(path), "its contract")
+    except WorkbookError as error:
+        return str(error).splitlines()[0]
+    lost = missing_columns(table, contract)
     return (
         f"it needs {', '.join(lost)}, which the contract no longer has" if lost else ""
     )

@@ -57,7 +57,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .contract import Column, Contract, cast_column, request_limits, spelling
+from housemlops.contract import (
+    Column,
+    Contract,
+    as_contract,
+    cast_column,
+    request_limits,
+    spelling,
+)
 from .engine import open_graph
 from .ingest import read_json
 from .predict import clean_category, deriver, interval, reader
@@ -178,7 +185,7 @@ def open_model(
     return Pricer(
         name,
         version,
-        Contract(**contract),
+        as_contract(contract, f"The contract of {name} version {version}"),
         plan,
         calibration,
         session,
@@ -265,7 +272,8 @@ def outside(
 
     def fits(value):
         return not isinstance(value, str) or (
-            len(value) <= limits["max_length"] and re.search(limits["pattern"], value)
+            len(value) <= limits["max_length"]
+            and re.fullmatch(limits["pattern"], value)
         )
 
     return pd.Series(

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "RESERVED",
     "ROOMS",
     "NEEDS",
     "DATA",
@@ -11,6 +12,10 @@ __all__ = [
     "python_name",
     "python_names",
     "field_source",
+    "one_line",
+    "markdown",
+    "slug",
+    "templates",
     "filled",
     "request_source",
     "travelling",
@@ -19,7 +24,19 @@ __all__ = [
     "pinned",
     "measured",
     "release_note",
+    "write_project",
     "write_release",
+    "free_port",
+    "ask",
+    "running",
+    "wait_until_alive",
+    "trial_houses",
+    "in_pieces",
+    "check_prices",
+    "refusal",
+    "references",
+    "check_openapi",
+    "check_server",
     "serve_folder",
     "publish",
     "generate",
@@ -27,16 +44,13 @@ __all__ = [
     "live_environment",
     "serve_holds",
     "run_serve",
-    "free_port",
-    "ask",
-    "running",
-    "wait_until_alive",
 ]
 
 # %% ../nbs/serve.ipynb #serve-002
 import hashlib
 import json
 import keyword
+import math
 import os
 import re
 import shutil
@@ -44,11 +58,12 @@ import socket
 import subprocess
 import sys
 import time
+import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,7 +73,12 @@ from packaging.requirements import Requirement
 from pydantic import BaseModel
 
 from . import engine, migrations, predict, prediction_log, web
-from .contract import Contract, load_contract, request_limits
+from housemlops.contract import (
+    Contract,
+    as_contract,
+    load_contract,
+    request_limits,
+)
 from .ingest import read_json, write_json
 from .promote import download
 from housemlops.settings import (
@@ -90,27 +110,45 @@ def crowned(
 
 
 # %% ../nbs/serve.ipynb #serve-011
+RESERVED = (
+    "int",
+    "float",
+    "str",
+)  # what the generated class uses itself, in small letters
+
+
 def python_name(column: str) -> str:  # "X1st.Flr.SF" -> "x1st_flr_sf"
-    "A column's name as a Python identifier"
-    name = re.sub(r"\W+", "_", column).strip("_").lower()
-    return f"_{name}" if name[:1].isdigit() else name
+    "A column's name as a Python identifier, or nothing where none can be made of it"
+    plain = unicodedata.normalize("NFKC", column)  # as Python reads identifiers
+    name = re.sub(r"\W+", "_", plain).strip("_").lower()
+    name = f"_{name}" if name[:1].isdigit() else name
+    usual = name.isidentifier() and unicodedata.normalize("NFKC", name) == name
+    return name if usual else ""
 
 
 def python_names(
     columns: list[str],
-) -> list[str]:  # each only once, and none that pydantic uses itself
+) -> list[str]:  # each only once, and none that pydantic or Python uses itself
     "Names of columns as Python identifiers"
     names = [python_name(column) for column in columns]
-    return [
-        f"column_{i}_{name}".rstrip("_")
-        if name.startswith("_")
-        or not name
-        or names.count(name) > 1
-        or keyword.iskeyword(name)
-        or hasattr(BaseModel, name)
-        else name
-        for i, name in enumerate(names)
+    safe = [
+        bool(name)
+        and not name.startswith("_")
+        and names.count(name) == 1
+        and not keyword.iskeyword(name)
+        and not hasattr(BaseModel, name)
+        and name not in RESERVED
+        for name in names
     ]
+    taken = {name for name, kept in zip(names, safe) if kept}
+    for i, name in enumerate(names):
+        if not safe[i]:
+            own = f"column_{i}_{name}".rstrip("_")
+            while own in taken:
+                own += "_"
+            taken.add(own)
+            names[i] = own
+    return names
 
 
 def field_source(python: str, name: str, column) -> str:  # one line of Python
@@ -127,18 +165,45 @@ def field_source(python: str, name: str, column) -> str:  # one line of Python
     return f"{python}: {kind} = Field({default}, alias={name!r}, {limits}, description={description!r})"
 
 
-def filled(template: str, **values: object) -> str:
-    "A template of the generated project, filled in; HTML is escaped"
-    folder = Path(predict.__file__).with_name("templates")
+def one_line(text: object) -> str:
+    "A text in one line, without characters that cannot be seen"
+    shown = (char if char.isprintable() else " " for char in str(text))
+    return " ".join("".join(shown).split())
+
+
+def markdown(text: object) -> str:
+    "A text as Markdown that shows it, and does nothing else"
+    return re.sub(r"([\\`*_{}\[\]<>&|~#$])", r"\\\1", one_line(text))
+
+
+def slug(text: object) -> str:
+    "A text as a name that needs no quotes in a shell, such as that of an image"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-._")
+
+
+@cache
+def templates() -> Environment:
+    "The templates of the generated project; HTML is escaped"
     jinja = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(Path(predict.__file__).with_name("templates")),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=lambda name: ".html" in name,
     )
-    return jinja.get_template(f"{template}.jinja").render(values)
+    jinja.filters |= {
+        "literal": repr,
+        "markdown": markdown,
+        "one_line": one_line,
+        "slug": slug,
+    }
+    return jinja
+
+
+def filled(template: str, **values: object) -> str:
+    "A template of the generated project, filled in"
+    return templates().get_template(f"{template}.jinja").render(values)
 
 
 def request_source(contract: Contract) -> str:  # Python source
@@ -215,6 +280,7 @@ NEEDS = (
 )
 
 
+@cache
 def pinned(names: tuple[str, ...]) -> list[str]:  # lines of a requirements file, sorted
     "Distributions and all that they need, at the versions installed here"
     found, waiting = {}, list(names)
@@ -273,10 +339,8 @@ def release_note(
     version,  # ModelVersion
     contract: Contract,
     source: dict,  # metadata of the model
-    program: str,
-    files: dict[str, str],
 ) -> dict:
-    "What a release is, where it came from, and the SHA-256 of its files"
+    "What a release is, and where it came from"
     return {
         "title": contract.title,
         "target": contract.target,
@@ -286,42 +350,33 @@ def release_note(
         "version": int(version.version),
         "model_sha256": version.tags["model_sha256"],
         **source,
-        "contract": files["contract.json"][:12],
-        "program": program,
-        "files": files,
     }
 
 
-def write_release(
+def write_project(
     folder: Path,  # exists, empty
-    model: Path,  # MLflow model folder of the champion
-    version,  # ModelVersion of the champion
+    artifacts: Path,  # folder with the files of DATA
+    contract: Contract,
+    note: dict,  # from `release_note`
     known: dict,  # metrics and card, from `measured`
 ) -> None:
-    "Write the server of a champion, from what the champion carries"
-    from mlflow.models import get_model_info
-
-    if lacking := [name for name in DATA if not (model / "artifacts" / name).exists()]:
-        raise WorkbookError(
-            f"{version.name} version {version.version} carries no {lacking[0]}, as models of an earlier workbook: make a newer version champion (`housemlops promote dev/<number> --why ...`)"
-        )
-    carried = {path.stem: path for path in (model / "artifacts").iterdir()}
-    contract = Contract(**read_json(carried["contract"]))
+    "Write a server: the program, the model's files, and a note with the SHA-256 of each"
     example, typical = (
         {column: house.get(column) for column in contract.inputs}
-        for house in (read_json(carried["example"]), read_json(carried["typical"]))
+        for house in (
+            read_json(artifacts / f"{name}.json") for name in ("example", "typical")
+        )
     )
     (folder / "model").mkdir()
     for name in DATA:
-        shutil.copy(model / "artifacts" / name, folder / "model" / name)
+        shutil.copy(artifacts / name, folder / "model" / name)
+    files = {name: file_sha256(folder / "model" / name) for name in DATA}
     program = program_files(contract)
-    note = release_note(
-        version,
-        contract,
-        get_model_info(str(model)).metadata,
-        program_of(program),
-        {name: file_sha256(folder / "model" / name) for name in DATA},
-    )
+    note = note | {
+        "contract": files["contract.json"][:12],
+        "program": program_of(program),
+        "files": files,
+    }
     told = {
         "contract": contract.model_dump(mode="json"),
         "note": note,
@@ -347,6 +402,243 @@ def write_release(
     write_json(folder / "model/release.json", note | known)
 
 
+def write_release(
+    folder: Path,  # exists, empty
+    model: Path,  # MLflow model folder of the champion
+    version,  # ModelVersion of the champion
+    known: dict,  # metrics and card, from `measured`
+) -> None:
+    "Write the server of a champion, from what the champion carries"
+    from mlflow.models import get_model_info
+
+    artifacts = model / "artifacts"
+    if lacking := [name for name in DATA if not (artifacts / name).exists()]:
+        raise WorkbookError(
+            f"{version.name} version {version.version} carries no {lacking[0]}, as models of an earlier workbook: make a newer version champion (`housemlops promote dev/<number> --why ...`)"
+        )
+    contract = as_contract(
+        read_json(artifacts / "contract.json"),
+        f"The contract of {version.name} version {version.version}",
+    )
+    note = release_note(version, contract, get_model_info(str(model)).metadata)
+    write_project(folder, artifacts, contract, note, known)
+
+
+# %% ../nbs/serve.ipynb #serve-032
+def free_port() -> int:
+    "A free port on the loopback interface"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def ask(
+    url: str, body: object = None, timeout: float = 10.0
+) -> tuple[int, object]:  # status, decoded JSON
+    "A GET, or a POST of JSON, and its answer; past any proxy, since the servers are on this machine"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=timeout
+        ) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@contextmanager
+def running(
+    server: Path,  # folder of a generated server
+    patience: float = 30.0,  # seconds to wait for it
+    environ: dict[str, str]
+    | None = None,  # settings of the server; its predictions are forgotten when none is given
+) -> Iterator[str]:  # its address
+    "The generated server, live on a free loopback port; WorkbookError when it does not start"
+    if not (server / "app.py").exists():
+        raise WorkbookError(
+            f"There is no generated server in {server}: run the stage `serve`"
+        )
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "app:app",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "--no-access-log",
+    ]
+    with TemporaryDirectory() as scratch, open(f"{scratch}/errors.txt", "w") as errors:
+        own = {
+            k: v
+            for k, v in os.environ.items()
+            if k != "PYTHONPATH" and not k.startswith("HOUSE_")
+        } | {"PYTHONDONTWRITEBYTECODE": "1"}  # the folder stays as it was generated
+        process = subprocess.Popen(
+            command,
+            cwd=server,
+            env=own
+            | (
+                {"HOUSE_DATABASE_URL": f"sqlite:///{scratch}/predictions.db"}
+                if environ is None
+                else environ
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            preexec_fn=partial(end_with_parent, os.getpid()),
+        )
+        try:
+            wait_until_alive(f"http://127.0.0.1:{port}", process, patience, errors.name)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_until_alive(
+    url: str,
+    process: subprocess.Popen,
+    patience: float,  # seconds
+    errors: str | Path,  # file that the server writes its errors to
+) -> None:
+    "Wait until a server answers /livez"
+    end = time.monotonic() + patience
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if ask(f"{url}/livez", timeout=1)[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+    told = (
+        Path(errors).read_text(errors="replace").strip().splitlines()[-1:]
+        if process.poll() is not None
+        else ["no answer"]
+    )
+    raise WorkbookError(
+        f"The generated server did not start: {' '.join(told) or 'it ended without a word'}"
+    )
+
+
+# %% ../nbs/serve.ipynb #serve-032b
+def trial_houses(
+    contract: Contract, example: dict
+) -> dict[str, dict]:  # what is tried -> house
+    "The example, one house for each listed category, and one at each end of each range"
+    given = {name: value for name, value in example.items() if value is not None}
+    houses = {"the example": given}
+    for name in contract.inputs:
+        column = contract.columns[name]
+        ends = [*(column.range or ())]
+        if column.type == "integer":
+            ends = [int(end) for end in ends]
+        for value in (*(column.categories or ()), *ends):
+            houses[f"`{one_line(name)}` = {value!r}"] = given | {name: value}
+    return houses
+
+
+def in_pieces(
+    houses: dict[str, dict], most_rows: int = 500, most_bytes: int = 500_000
+) -> Iterator[dict[str, dict]]:
+    "Houses in pieces that fit into one request"
+    piece, size = {}, 0
+    for what, house in houses.items():
+        length = len(json.dumps(house))
+        if piece and (len(piece) == most_rows or size + length > most_bytes):
+            yield piece
+            piece, size = {}, 0
+        piece[what] = house
+        size += length
+    yield piece
+
+
+def check_prices(url: str, contract: Contract, example: dict) -> None:
+    "Ask a server for the trial houses; WorkbookError when one has no sound price"
+    for piece in in_pieces(trial_houses(contract, example)):
+        asked, body = list(piece), {"houses": list(piece.values())}
+        status, answer = ask(f"{url}/predict/batch", body, timeout=60)
+        if status != 200:
+            raise WorkbookError(refusal(asked, status, answer))
+        for what, found in zip(asked, answer["prices"], strict=True):
+            low, price, high = found["low"], found["price"], found["high"]
+            finite = math.isfinite(low) and math.isfinite(high)
+            if not (finite and price > 0 and low <= price <= high):
+                raise WorkbookError(
+                    f"The generated server prices {what} at {price} between {low} and {high}, which cannot be"
+                )
+
+
+def refusal(asked: list[str], status: int, answer: object) -> str:
+    "What a server refused and why, in one sentence"
+    detail = answer.get("detail") if isinstance(answer, dict) else answer
+    first = detail[0] if isinstance(detail, list) and detail else {}
+    place = first.get("loc", ())  # such as body, houses, 3, area
+    row = [part for part in place if isinstance(part, int)]
+    what = asked[row[0]] if row else f"{len(asked)} houses"
+    column = f"`{place[-1]}`: " if row and isinstance(place[-1], str) else ""
+    why = one_line(f"{column}{first.get('msg', detail)}")
+    return f"The generated server does not price {what}: {why} (status {status})"
+
+
+def references(part: object) -> Iterator[str]:
+    "Every `$ref` in a JSON document"
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+def check_openapi(document: dict, contract: Contract) -> None:
+    "WorkbookError when a server's OpenAPI document is not valid or lacks a column of the contract"
+    from fastapi.openapi.models import OpenAPI
+    from jsonschema_rs import meta
+
+    try:
+        OpenAPI.model_validate(document)
+        schemas = document["components"]["schemas"]
+        for schema in schemas.values():
+            meta.validate(schema)
+        for reference in references(document["paths"]):
+            place, _, name = reference.rpartition("/")
+            if place != "#/components/schemas" or name not in schemas:
+                raise KeyError(reference)
+        fields = set(schemas["House"]["properties"])
+    except (KeyError, ValueError) as error:
+        raise WorkbookError(
+            f"The OpenAPI document of the generated server is not valid: {one_line(error)[:200]}"
+        ) from None
+    if fields != {*contract.inputs}:
+        raise WorkbookError(
+            f"The OpenAPI document of the generated server lacks {sorted({*contract.inputs} - fields)}"
+        )
+
+
+def check_server(server: Path) -> None:
+    "Start a generated server and ask it what it will be asked; WorkbookError says what it cannot do"
+    contract, example = (
+        read_json(server / f"model/{name}.json") for name in ("contract", "example")
+    )
+    contract = as_contract(contract, "model/contract.json")
+    with running(server, patience=120) as url:  # a busy machine is no reason to stop
+        status, ready = ask(f"{url}/readyz", timeout=60)
+        if status != 200:
+            raise WorkbookError(
+                f"The generated server is not ready: {ready.get('reason', status)}"
+            )
+        check_prices(url, contract, example)
+        check_openapi(ask(f"{url}/openapi.json", timeout=60)[1], contract)
+
+
 # %% ../nbs/serve.ipynb #serve-027
 def serve_folder() -> Path:
     "Where the releases are"
@@ -354,9 +646,11 @@ def serve_folder() -> Path:
 
 
 def publish(server: Path) -> Path:  # the release
-    "Copy a generated server to the releases and make it the current one"
+    "Copy a generated server to the releases and make it the current one; WorkbookError, and nothing changes, when it does not pass `check_server`"
     home, name = serve_folder(), folder_sha256(server)[:12]
     release, link = home / "releases" / name, home / f".current-{os.getpid()}"
+    if (home / "current").resolve() != release.resolve():
+        check_server(server)
     if not release.exists():
         with whole_folder(release) as draft:
             shutil.copytree(server, draft, dirs_exist_ok=True)
@@ -423,6 +717,7 @@ def run_serve(
     with whole_folder(build / "serve") as folder:
         if receipt["champion_sha256"]:
             generate(mlflow, crowned(mlflow, receipt), folder)
+            publish(folder)
         else:
             (folder / "model").mkdir()
             write_json(
@@ -433,109 +728,4 @@ def run_serve(
                     "reasons": receipt["reasons"],
                 },
             )
-    if receipt["champion_sha256"]:
-        publish(build / "serve")
     return read_json(build / "serve/model/release.json")
-
-
-# %% ../nbs/serve.ipynb #serve-032
-def free_port() -> int:
-    "A free port on the loopback interface"
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def ask(
-    url: str, body: object = None, timeout: float = 10.0
-) -> tuple[int, object]:  # status, decoded JSON
-    "A GET, or a POST of JSON, and its answer; past any proxy, since the servers are on this machine"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            request, timeout=timeout
-        ) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-@contextmanager
-def running(
-    server: Path,  # folder of a generated server
-    patience: float = 30.0,  # seconds to wait for it
-    environ: dict[str, str]
-    | None = None,  # settings of the server; its predictions are forgotten when none is given
-) -> Iterator[str]:  # its address
-    "The generated server, live on a free loopback port; WorkbookError when it does not start"
-    if not (server / "app.py").exists():
-        raise WorkbookError(
-            f"There is no generated server in {server}: run the stage `serve`"
-        )
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "app:app",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-        "--no-access-log",
-    ]
-    with TemporaryDirectory() as scratch, open(f"{scratch}/errors.txt", "w") as errors:
-        own = {
-            k: v
-            for k, v in os.environ.items()
-            if k != "PYTHONPATH" and not k.startswith("HOUSE_")
-        }
-        process = subprocess.Popen(
-            command,
-            cwd=server,
-            env=own
-            | (
-                {"HOUSE_DATABASE_URL": f"sqlite:///{scratch}/predictions.db"}
-                if environ is None
-                else environ
-            ),
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            preexec_fn=partial(end_with_parent, os.getpid()),
-        )
-        try:
-            wait_until_alive(f"http://127.0.0.1:{port}", process, patience, errors.name)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def wait_until_alive(
-    url: str,
-    process: subprocess.Popen,
-    patience: float,  # seconds
-    errors: str | Path,  # file that the server writes its errors to
-) -> None:
-    "Wait until a server answers /livez"
-    end = time.monotonic() + patience
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if ask(f"{url}/livez", timeout=1)[0] == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-    told = (
-        Path(errors).read_text(errors="replace").strip().splitlines()[-1:]
-        if process.poll() is not None
-        else ["no answer"]
-    )
-    raise WorkbookError(
-        f"The generated server did not start: {' '.join(told) or 'it ended without a word'}"
-    )

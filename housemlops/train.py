@@ -54,6 +54,7 @@ __all__ = [
     "typical_house",
     "as_request",
     "request_example",
+    "sales_to_ask",
     "proof_of",
     "model_requirements",
     "write_model",
@@ -83,6 +84,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from . import predict
 from housemlops.contract import (
     Contract,
+    can_be_asked,
     feature_plan,
     load_contract,
     mlflow_signature,
@@ -1186,10 +1188,21 @@ def request_example(
     return as_request({name: sale[name].iloc[0] for name in contract.inputs}, contract)
 
 
+def sales_to_ask(train: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    "The sales that a request may carry; WorkbookError when there is none"
+    sales = train[can_be_asked(train, contract)]
+    if sales.empty:
+        raise WorkbookError(
+            f"No sale of {contract.name} can be asked of a server: each has a value outside the limits of its column, such as a text of several lines"
+        )
+    return sales
+
+
 def proof_of(
     model, train: pd.DataFrame, contract: Contract, rows: int = 20
 ) -> dict:  # houses, their prices
     "Some training houses, as requests, with the prices of the scikit-learn pipeline"
+    train = sales_to_ask(train, contract)
     some = train.iloc[np.linspace(0, len(train) - 1, min(rows, len(train))).astype(int)]
     prices = np.exp(model.predict(encode(some, feature_plan(contract))))
     return {
@@ -1412,7 +1425,7 @@ def run_train(
     )  # without prices
     equal, example = (
         {"train": parity(model, graph, X), "test": parity(model, graph, later)},
-        request_example(train.tail(1), contract),
+        request_example(sales_to_ask(train, contract).tail(1), contract),
     )
     facts = {
         "learned": sorted({*row_fingerprints(train, contract)}),

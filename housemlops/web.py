@@ -7,7 +7,6 @@ __all__ = [
     "Money",
     "OPEN",
     "STRICT",
-    "PAGE_POLICY",
     "Options",
     "OptionError",
     "read_options",
@@ -38,6 +37,11 @@ __all__ = [
     "Guard",
     "Quick",
     "Metrics",
+    "hash_of",
+    "own_hash",
+    "page_policy",
+    "swagger_page",
+    "add_pages",
     "reads",
     "fails",
     "answer_json",
@@ -51,11 +55,14 @@ __all__ = [
 import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
+import html
 import json
 import logging
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -63,9 +70,11 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi import Path as InPath
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import (
@@ -713,6 +722,63 @@ class Metrics:
         histogram.observe(seconds)
 
 
+# %% ../nbs/web.ipynb #web-020b
+def hash_of(text: str) -> str:
+    "Return the hash of a script or style, as a content security policy names it."
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def own_hash(page: str, tag: str) -> str:
+    "Return the hash of the last inline script or style of a page, which is the page's own."
+    found = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return hash_of(found[-1]) if found else "'none'"
+
+
+def page_policy(page: str) -> str:
+    "Return the content security policy of the page at `/`: it runs its own script and asks its own server."
+    return (
+        f"default-src 'none'; style-src {own_hash(page, 'style')}; script-src {own_hash(page, 'script')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+def swagger_page(title: str, root: str) -> tuple[str, str]:
+    "Return Swagger's page for a server below the path `root`, and its content security policy."
+    root = quote(root)
+    files = f"{root}/static-offline-docs"
+    answer = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title=html.escape(title),
+        swagger_js_url=f"{files}/swagger-ui-bundle.js",
+        swagger_css_url=f"{files}/swagger-ui.css",
+        swagger_favicon_url=f"{files}/favicon.png",
+    )
+    page = answer.body.decode()
+    policy = (
+        f"default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self' {own_hash(page, 'script')}; "
+        "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy
+
+
+def add_pages(app: FastAPI, page: Path) -> None:
+    "Add the routes of the two pages: `/`, read from a file, and `/swagger`."
+
+    def answer(text: str, policy: str) -> HTMLResponse:
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+    @app.get("/", include_in_schema=False)
+    async def home_page():
+        text = page.read_text(encoding="utf-8")
+        return answer(text, page_policy(text))
+
+    @app.get("/swagger", include_in_schema=False)
+    async def swagger(request: Request):
+        title = f"{app.title} - Swagger UI"
+        return answer(*swagger_page(title, request.scope.get("root_path", "")))
+
+
 # %% ../nbs/web.ipynb #web-022
 def reads(model: type[BaseModel]) -> dict:  # for `openapi_extra`
     "What a route reads, for the documentation"
@@ -792,9 +858,8 @@ def create_app(
         Metrics(),
         keys_of(options),
     )
-    note, page, columns = (
+    note, columns = (
         standing.release.note,
-        home / "page.html",
         tuple(field.alias or name for name, field in House.model_fields.items()),
     )
     Houses = create_model(
@@ -848,7 +913,7 @@ def create_app(
     app = FastAPIOffline(
         title=f"House prices: {note['title']}",
         version=str(note["version"]),
-        docs_url="/swagger",
+        docs_url=None,  # `add_pages` has a page of its own, escaped and with a policy
         redoc_url=None,
         lifespan=lifespan,
         description=f"Prices in {note['currency']}, each with the interval that holds {standing.release.level:.0%} of sale prices, by `{note['model']}`. "
@@ -1052,13 +1117,7 @@ def create_app(
             generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST
         )
 
-    @app.get("/", include_in_schema=False)
-    async def home_page():
-        return HTMLResponse(
-            page.read_text(encoding="utf-8"),
-            headers={"Content-Security-Policy": PAGE_POLICY},
-        )
-
+    add_pages(app, home / "page.html")
     add_dialects(app, desk, priced, checked, infer, invocation)
     guarded = Guard(app, keys, options.max_bytes, metrics, quick)
     return TrustedHostMiddleware(
@@ -1066,9 +1125,6 @@ def create_app(
         allowed_hosts=[host.strip() for host in options.allowed_hosts.split(",")],
         www_redirect=False,
     )
-
-
-PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 
 # %% ../nbs/web.ipynb #web-024
