@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 from checkout import (
     CANARIES,
@@ -154,7 +155,6 @@ def pytest_configure(config):
     for line in (
         "slow: takes more than ten seconds, or starts services; `make check` leaves it out",
         "browser: opens a page in headless Chromium",
-        "spread: the tests of this module need not share a worker",
     ):
         config.addinivalue_line("markers", line)
 
@@ -167,24 +167,47 @@ def pytest_itemcollected(item):
         item.add_marker(pytest.mark.timeout(900))
 
 
-# Modules whose tests take longest begin first, so that no worker waits for them at the end.
+# Which worker runs what. A module is run by one worker, so that its fixtures are made once, but for two cases:
+# modules that share the learner's checkout, and modules whose tests have nothing in common.
+SHARED = {"test_lifecycle": "learner", "test_canary": "learner"}
+SPREAD = {"test_deploy", "test_labs", "test_notebooks"}
+
+# What takes longest begins first, so that no worker is left with it at the end.
 FIRST = [
     "learner",
     "test_history",
     "test_trust",
     "test_scale",
-    "test_labs",
+    "test_windsor",
     "test_walkthrough",
     "test_site",
+    "test_labs",
 ]
 
 
-@pytest.hookimpl(tryfirst=True)
+def group_of(nodeid: str) -> str:
+    "The tests of one group are run by one worker, one after the other."
+    module = Path(nodeid.partition("::")[0]).stem
+    return nodeid if module in SPREAD else SHARED.get(module, module)
+
+
+class GroupScheduling(LoadScopeScheduling):
+    "Hand out whole groups to the workers of pytest-xdist."
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    "Tests that share a fixture of a module, or the learner's checkout, share a worker."
-    for item in items:
-        group = "learner" if "learner" in item.fixturenames else item.path.stem
-        if group == "learner" or not item.get_closest_marker("spread"):
-            item.add_marker(pytest.mark.xdist_group(group))
-        item.place = FIRST.index(group) if group in FIRST else len(FIRST)
-    items.sort(key=lambda item: item.place)
+    "Put the longest groups first."
+
+    def place(item) -> int:
+        group = group_of(item.nodeid)
+        module = group if group in FIRST else item.path.stem
+        return FIRST.index(module) if module in FIRST else len(FIRST)
+
+    items.sort(key=place)

@@ -22,7 +22,6 @@ from housemlops.deploy import (
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
 
 ROOT = repo_root()
-pytestmark = pytest.mark.spread
 PREDICTION, POSTGRES, MODEL, CLUSTER = (
     "deploy/apps/base/prediction",
     "deploy/infrastructure/base/postgres",

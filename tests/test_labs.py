@@ -23,7 +23,7 @@ from housemlops.settings import WorkbookError, repo_root, settings
 from housemlops.widgets import first_values, interactive, offer, sliders
 
 ROOT = repo_root()
-pytestmark = [pytest.mark.slow, pytest.mark.spread]
+pytestmark = pytest.mark.slow
 
 
 def cells(notebook: str, last: str) -> str:

@@ -13,7 +13,6 @@ from traitlets.config import Config
 
 from checkout import ROOT
 
-pytestmark = pytest.mark.spread
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "nbs").glob("*.ipynb"))
 
 
