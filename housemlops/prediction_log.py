@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "REASONS",
     "DRIVERS",
     "FORMS",
     "COLUMNS",
@@ -12,18 +13,25 @@ __all__ = [
     "PATIENCE",
     "CONNECT",
     "SESSION",
+    "MIGRATION",
     "ALONE",
     "FIXED",
     "INPUTS",
     "NUMBERS",
     "WRITTEN",
     "PAGE",
+    "RECENT",
+    "HELD",
+    "IN_USE",
     "LogUnavailable",
+    "public_reason",
     "database_url",
     "utc_text",
     "pack",
     "unpack",
     "write_ahead",
+    "private_file",
+    "limited_connection",
     "new_engine",
     "migrations",
     "revisions",
@@ -38,27 +46,65 @@ __all__ = [
     "view_sql",
     "replace_view",
     "PredictionLog",
+    "log_file",
+    "count_sound",
+    "copy_log",
+    "backup",
+    "refuse_in_use",
+    "restore",
+    "main",
 ]
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-002
+import argparse
 import json
 import os
 import re
+import sqlite3
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, bindparam, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-005
 class LogUnavailable(Exception):
-    "The prediction log cannot be read or written now; one sentence, no secrets"
+    "The prediction log cannot be read or written now: one sentence for the operator, without secrets, and a reason for everybody, without names"
+
+    def __init__(self, message: str, reason: str = "it cannot be reached"):
+        super().__init__(message)
+        self.reason = reason
+
+
+REASONS = {
+    "is full": "its disk is full",
+    "No space left": "its disk is full",
+    "is locked": "another program has locked it",
+    "malformed": "its file is damaged",
+    "not a database": "its file is damaged",
+    "no longer holds": "predictions that it held are gone",
+    "shorter than": "its file was cut short",
+    "another file": "its file was replaced",
+}
+
+
+def public_reason(
+    why: str,  # an error's text
+) -> str:
+    "Why the log is unavailable, in words that name no file, host or user"
+    for part, reason in REASONS.items():
+        if part in why:
+            return reason
+    return "it cannot be reached"
 
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-007
@@ -180,17 +226,51 @@ def write_ahead(connection) -> None:
             time.sleep(0.01)
 
 
-def new_engine(url: URL):  # -> sqlalchemy.Engine
+def private_file(path: str | Path) -> None:
+    "Make a file that only its owner may read; the files that SQLite puts beside it get the same mode. One that is there is not even opened: to close it again would end the locks that this process holds on it"
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def limited_connection():  # -> a subclass of psycopg.Connection
+    "PostgreSQL connections that do not wait for ever: a server that is stopped, or cut off, sends no error"
+    from psycopg import Connection as PostgresConnection
+    from psycopg import OperationalError
+    from psycopg.pq import TransactionStatus
+
+    class LimitedConnection(PostgresConnection):
+        "A connection that is closed when an answer takes too long"
+
+        patience = PATIENCE + 1  # seconds: the server's own limit ends earlier
+
+        def wait(self, gen, interval=0.1, timeout=None):
+            "Consume a generator of psycopg, for no longer than `patience`"
+            try:
+                return super().wait(gen, interval, timeout or self.patience)
+            except OperationalError:
+                if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                    self.close()
+                raise
+
+    return LimitedConnection
+
+
+def new_engine(
+    url: URL,
+    **options,  # of create_engine
+):  # -> sqlalchemy.Engine
     "The engine of a database, that prepares each of its connections; connects lazily"
     kind = url.get_backend_name()
-    engine = create_engine(
-        url,
-        connect_args={
-            key: value for key, value in CONNECT[kind].items() if key not in url.query
-        },
-        pool_pre_ping=True,
-        pool_timeout=PATIENCE,
-    )
+    limits = {
+        key: value for key, value in CONNECT[kind].items() if key not in url.query
+    }
+    engine = create_engine(url, connect_args=limits, pool_pre_ping=True, **options)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect, record, arguments, keywords):
+        if kind == "postgresql":
+            return limited_connection().connect(*arguments, **keywords)
+        private_file(url.database)
 
     @event.listens_for(engine, "connect")
     def prepare(connection, _):
@@ -206,10 +286,11 @@ def new_engine(url: URL):  # -> sqlalchemy.Engine
 
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-022
+MIGRATION = 600  # seconds that a change of the schema may take, or may wait for another
 ALONE = {
     "sqlite": ["BEGIN IMMEDIATE"],
     "postgresql": [
-        "SET LOCAL statement_timeout = 0",
+        f"SET LOCAL statement_timeout = '{MIGRATION}s'",
         "SELECT pg_advisory_xact_lock(4820931)",
     ],
 }
@@ -232,9 +313,15 @@ def revisions() -> list[str]:  # ["0001", ...]
 def alone(engine) -> Iterator[Connection]:  # in a transaction
     "A transaction that changes the schema: one process at a time"
     with engine.begin() as connection:
+        driver = connection.connection.driver_connection
+        driver_patience = getattr(driver, "patience", None)
+        if driver_patience:
+            driver.patience = MIGRATION
         for statement in ALONE[engine.dialect.name]:
             connection.exec_driver_sql(statement)
         yield connection
+        if driver_patience:
+            driver.patience = driver_patience
 
 
 def has(connection: Connection, name: str) -> bool:  # a table or a view
@@ -370,6 +457,10 @@ def replace_view(engine, sql: str) -> bool:  # whether there was anything to do
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-030
 PAGE = 500  # rows read or deleted at a time
+RECENT = 8  # acknowledged rows that are looked for again and again
+HELD = text(
+    "SELECT count(*) FROM predictions WHERE id IN :ids AND length(CAST(inputs AS TEXT)) > 0"
+).bindparams(bindparam("ids", expanding=True))
 
 
 class PredictionLog:
@@ -379,16 +470,17 @@ class PredictionLog:
         self, url: str
     ):  # sqlite:///file or postgresql://user:password@host/database
         self.url = database_url(url)
+        self.kind = self.url.get_backend_name()
         try:
-            self.engine = new_engine(self.url)
+            self.engine = new_engine(self.url, pool_timeout=PATIENCE)
+            self.reader = self.engine  # over which `check` reads
+            if self.kind == "sqlite":  # there a connection remembers pages
+                self.reader = new_engine(self.url, poolclass=NullPool)
         except (SQLAlchemyError, ImportError) as error:
             raise self._unavailable(error) from None
-        self.kind, self.lock, self.writer, self.file = (
-            self.engine.dialect.name,
-            threading.Lock(),
-            None,
-            None,
-        )
+        self.lock, self.writer, self.file = threading.RLock(), None, None
+        self.latest, self.recent = None, deque(maxlen=RECENT)
+        self.suspect = False  # whether the file was tampered with
         self.insert = f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES ({', '.join(['?' if self.kind == 'sqlite' else '%s'] * len(COLUMNS))})"
 
     def _unavailable(self, error: Exception) -> LogUnavailable:
@@ -415,7 +507,9 @@ class PredictionLog:
             ),
         ):
             why = why.replace(secret, "***")
-        return LogUnavailable(f"the prediction log {where} is not available: {why}")
+        return LogUnavailable(
+            f"the prediction log {where} is not available: {why}", public_reason(why)
+        )
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -426,6 +520,8 @@ class PredictionLog:
 
     def migrate(self) -> None:
         "Bring the table to the state that this program knows; cheap when it is there, safe when several start at once"
+        if self.suspect:
+            self._prove()
         with self._asking():
             found, known = revision(self.engine), revisions()
             if found == known[-1]:
@@ -441,13 +537,36 @@ class PredictionLog:
         with self._asking():
             return replace_view(self.engine, view_sql(contract, self.kind))
 
-    def _file(self) -> int | None:
-        return os.stat(self.url.database).st_ino if self.kind == "sqlite" else None
+    def _look(self) -> None:
+        "Raise an OSError when the file of SQLite is not the one that was opened, or lost a part; between two writes it only grows"
+        if self.kind != "sqlite":
+            return
+        now = os.stat(self.url.database)
+        if now.st_ino != self.file.st_ino:
+            raise FileNotFoundError("its file was replaced by another file")
+        if now.st_size < self.file.st_size:
+            self.suspect = True
+            raise OSError("its file is shorter than it was")
+        self.file = now
+
+    def _prove(self) -> None:
+        "Give a tampered file up, and take it again only if what is there now is sound"
+        with self.lock:
+            self._drop()
+        with self._asking(), self.reader.connect() as connection:
+            fault = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+        if fault != "ok":
+            raise self._unavailable(
+                OSError(f"its file is malformed, restore a backup: {fault}")
+            )
+        self.suspect = False
 
     def _insert(self, values: list[tuple]) -> None:
         if self.writer is None:
             self.migrate()
-            self.writer, self.file = self.engine.raw_connection(), self._file()
+            self.writer = self.engine.raw_connection()
+            if self.kind == "sqlite":
+                self.file = os.stat(self.url.database)
         cursor = self.writer.cursor()
         if len(values) == 1:
             cursor.execute(self.insert, values[0])
@@ -455,8 +574,7 @@ class PredictionLog:
             cursor.executemany(self.insert, values)
         self.writer.commit()
         cursor.close()
-        if self._file() != self.file:
-            raise FileNotFoundError("its file was replaced by another")
+        self._look()
 
     def _drop(self) -> bool:  # whether it was dead
         "Throw the writer's connection away, with what it had begun, and all others"
@@ -465,7 +583,8 @@ class PredictionLog:
         )
         if self.writer:
             self.writer.invalidate()
-        self.writer = None
+        self.writer = self.latest = None
+        self.recent.clear()
         self.engine.dispose()
         return dead
 
@@ -475,7 +594,9 @@ class PredictionLog:
         with self.lock:
             for last in (False, True):
                 try:
-                    return self._insert(values)
+                    self._insert(values)
+                    self.latest = values[-1][0]
+                    return
                 except Exception as error:
                     if not self._drop() or last:
                         raise self._unavailable(error) from None
@@ -517,8 +638,46 @@ class PredictionLog:
                 count = connection.execute(old, {"before": before}).rowcount
             done += count
             if count < PAGE:
-                return done
+                break
             time.sleep(0.01)  # writers first
+        if done:
+            with self.lock:
+                self.latest = None
+                self.recent.clear()
+        return done
+
+    def check(self) -> None:
+        "Read back the rows that were acknowledged last, over a connection that remembers nothing; LogUnavailable when one is gone"
+        with self.lock, self._asking():
+            if self.writer is None:
+                return
+            try:
+                self._look()
+            except OSError:
+                self._drop()
+                raise
+            if self.latest and self.latest not in self.recent:
+                self.recent.append(self.latest)
+            asked = [*self.recent]
+        if not asked:
+            return
+        try:
+            with self._asking(), self.reader.connect() as connection:
+                held = connection.execute(HELD, {"ids": asked}).scalar()
+                if held < len(asked):
+                    raise OSError("it no longer holds predictions that it held")
+        except LogUnavailable:
+            self.suspect = self.kind == "sqlite"
+            with self.lock:
+                self._drop()
+            raise
+
+    def probe(self) -> None:
+        "Commit a change that changes nothing: LogUnavailable when the log can be read, but not written"
+        with self._asking(), self.engine.begin() as connection:
+            connection.execute(
+                text("UPDATE alembic_version SET version_num = version_num")
+            )
 
     def checkpoint(self) -> None:
         "Move what SQLite has written ahead into its file, beside the writer, who would otherwise have to stop for it every few hundred rows"
@@ -529,3 +688,128 @@ class PredictionLog:
         "Give all connections back"
         with self.lock:
             self._drop()
+
+
+# %% ../nbs/prediction_log.ipynb #prediction_log-037b
+IN_USE = (0x40000002, 510)  # bytes that each open connection locks, in a SQLite file
+
+
+def log_file(url: str) -> Path:
+    "The file of a log; LogUnavailable when the log is in PostgreSQL"
+    found = database_url(url)
+    if found.get_backend_name() != "sqlite":
+        raise LogUnavailable(
+            "a log in PostgreSQL is saved with pg_dump, and restored with pg_restore"
+        )
+    return Path(found.database)
+
+
+def count_sound(
+    path: Path,  # of a log that nobody writes to
+) -> int:  # predictions
+    "Count the predictions of a file; LogUnavailable when it is damaged, or holds no log that this program knows"
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as file:
+            fault = file.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            step = file.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+            count = file.execute("SELECT count(*) FROM predictions").fetchone()[0]
+    except (sqlite3.Error, TypeError) as error:
+        raise LogUnavailable(f"{path} is no sound prediction log: {error}") from None
+    if fault != "ok":
+        raise LogUnavailable(f"{path} is no sound prediction log: {fault}")
+    if step not in revisions():
+        raise LogUnavailable(f"{path} was made by a newer version of this program")
+    return count
+
+
+def copy_log(source: Path, target: Path) -> int:  # predictions
+    "Copy a log, while others write to it, to a file of its own; it is whole, or not there"
+    draft = target.with_name(f"{target.name}.part")
+    draft.unlink(missing_ok=True)
+    private_file(draft)
+    try:
+        with closing(sqlite3.connect(source, timeout=PATIENCE)) as connection:
+            connection.execute("VACUUM INTO ?", (str(draft),))
+        count = count_sound(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.rename(target)
+    except (sqlite3.Error, OSError) as error:
+        raise LogUnavailable(
+            f"{source} cannot be copied to {target}: {error}"
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
+
+
+def backup(url: str, target: Path) -> int:  # predictions
+    "Copy the log to a new file, while servers go on writing to it"
+    source = log_file(url)
+    if not source.exists():
+        raise LogUnavailable(f"there is no prediction log {source}")
+    if target.exists():
+        raise LogUnavailable(f"{target} is there already: name a new file")
+    return copy_log(source, target)
+
+
+def refuse_in_use(path: Path) -> None:
+    "LogUnavailable when another process has a SQLite file open; not for a file that this process has open itself"
+    import fcntl
+
+    with path.open("rb+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, IN_USE[1], IN_USE[0])
+        except OSError:
+            raise LogUnavailable(
+                f"{path} is in use: stop the server, restore, and start it again"
+            ) from None
+
+
+def restore(url: str, source: Path) -> int:  # predictions
+    "Put a backup in the place of the log, which no server may have open; the log that was there is set aside"
+    live = log_file(url)
+    count_sound(source)
+    if live.exists():
+        refuse_in_use(live)
+    fresh = live.with_name(f"{live.name}.restored")
+    count = copy_log(source, fresh)
+    aside = f"{live}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.rename(f"{live}{suffix}", f"{aside}{suffix}")
+    fresh.rename(live)
+    return count
+
+
+# %% ../nbs/prediction_log.ipynb #prediction_log-037e
+def main(
+    arguments: Sequence[str],  # of the command line
+) -> int:  # exit code
+    "Back a prediction log up, or restore it."
+    parser = argparse.ArgumentParser(
+        "python -m prediction_log", description=main.__doc__
+    )
+    parser.add_argument("action", choices=["backup", "restore"])
+    parser.add_argument("file", type=Path)
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("HOUSE_DATABASE_URL") or "sqlite:///predictions.db",
+        help="URL of the log (HOUSE_DATABASE_URL, or sqlite:///predictions.db)",
+    )
+    asked = parser.parse_args(arguments)
+    try:
+        count = {"backup": backup, "restore": restore}[asked.action](
+            asked.database, asked.file
+        )
+    except (LogUnavailable, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{asked.action}: {count} predictions, {asked.file}")
+    return 0
+
+
+if __name__ == "__main__" and __spec__:  # python -m prediction_log, and no notebook
+    sys.exit(main(sys.argv[1:]))
