@@ -22,6 +22,7 @@ __all__ = [
     "PAGE",
     "RECENT",
     "HELD",
+    "OLDEST",
     "IN_USE",
     "LogUnavailable",
     "public_reason",
@@ -461,6 +462,9 @@ RECENT = 8  # acknowledged rows that are looked for again and again
 HELD = text(
     "SELECT count(*) FROM predictions WHERE id IN :ids AND length(CAST(inputs AS TEXT)) > 0"
 ).bindparams(bindparam("ids", expanding=True))
+OLDEST = text(
+    "SELECT length(CAST(inputs AS TEXT)) FROM predictions ORDER BY predictions.time LIMIT 1"
+)
 
 
 class PredictionLog:
@@ -647,7 +651,7 @@ class PredictionLog:
         return done
 
     def check(self) -> None:
-        "Read back the rows that were acknowledged last, over a connection that remembers nothing; LogUnavailable when one is gone"
+        "Read back the oldest row, and those that were acknowledged last, over a connection that remembers nothing; LogUnavailable when one is gone"
         with self.lock, self._asking():
             if self.writer is None:
                 return
@@ -663,6 +667,7 @@ class PredictionLog:
             return
         try:
             with self._asking(), self.reader.connect() as connection:
+                connection.execute(OLDEST)
                 held = connection.execute(HELD, {"ids": asked}).scalar()
                 if held < len(asked):
                     raise OSError("it no longer holds predictions that it held")

@@ -1033,7 +1033,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class LimitedServer(uvicorn.Server):
-    "A server that looks once a second for clients that keep it waiting"
+    "A server that looks once a second for clients that keep it waiting, and waits for none of them when it stops"
+
+    async def shutdown(self, sockets=None) -> None:
+        "Stop; who is still sending when the grace is nearly over is cut off"
+        grace = self.config.timeout_graceful_shutdown - 0.5
+        asyncio.get_running_loop().call_later(max(0, grace), self.cut_off)
+        await super().shutdown(sockets)
+
+    def cut_off(self) -> None:
+        "Close the connections whose requests are not complete"
+        for connection in [*self.server_state.connections]:
+            if connection.waits_since is not None:
+                connection.refuse(503, "the server is stopping")
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
