@@ -31,7 +31,7 @@ __all__ = [
     "told",
     "mistake",
     "whole",
-    "read_json",
+    "parse_json",
     "parse",
     "check_object",
     "Reader",
@@ -406,7 +406,7 @@ def whole(value: object) -> object:  # 3.0 -> 3
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_json(body: bytes) -> object:
+def parse_json(body: bytes) -> object:
     "A body's JSON; Refused (422) when it is none"
     try:
         return from_json(body, cache_strings="keys")
@@ -502,18 +502,18 @@ class Reader:
         if len(body) <= SMALL:
             with suppress(ValidationError):
                 return self.one.validate_json(body)
-        return self.house(read_json(body))
+        return self.house(parse_json(body))
 
     def read_houses(self, body: bytes) -> list[BaseModel]:
         "The body of /predict/batch"
-        given = read_json(body)
+        given = parse_json(body)
         if isinstance(given, dict) and isinstance(given.get("houses"), list):
             given["houses"] = self.houses(given["houses"], ("body", "houses"))
         return check_object(self.many, frozenset(["houses"]), given, ["body"]).houses
 
     def read_question(self, body: bytes) -> BaseModel:
         "The body of /curve"
-        given = read_json(body)
+        given = parse_json(body)
         if isinstance(given, dict) and "house" in given:
             given["house"] = self.house(given["house"], ("body", "house"))
         known = frozenset(self.Question.model_fields)

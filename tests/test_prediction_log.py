@@ -417,7 +417,7 @@ def test_backup_and_restore(tmp_path):
     assert run("backup")[0] == 1, "there is no log yet"
     log, rows = PredictionLog(url), [prediction() for _ in range(3)]
     log.write(rows[:2])
-    assert run("backup") == (0, f"backup: 2 predictions, {backup}\n")
+    assert run("backup") == (0, "backup: 2 predictions, backup.db\n")
     assert backup.stat().st_mode & 0o777 == 0o600
     assert "is there already" in run("backup")[1]
     log.write(rows[2:])
@@ -426,7 +426,7 @@ def test_backup_and_restore(tmp_path):
     (tmp_path / "no.db").write_bytes(b"x" * 5000)
     assert "no sound prediction log" in run("restore", tmp_path / "no.db")[1]
     (tmp_path / "predictions.db").write_bytes(b"garbage" * 5000)
-    assert run("restore") == (0, f"restore: 2 predictions, {backup}\n")
+    assert run("restore") == (0, "restore: 2 predictions, backup.db\n")
     log = PredictionLog(url)
     assert {*ids(log)} == {row["id"] for row in rows[:2]}
     log.write(rows[2:])
