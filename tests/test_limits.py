@@ -37,6 +37,12 @@ OWN = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="module")
+def release(learner) -> Path:
+    "The generated server of a first run"
+    return (learner.path / "var/serve/current").resolve()
+
+
+@pytest.fixture(scope="module")
 def House(release):
     "The request model of the generated server"
     spec = importlib.util.spec_from_file_location("house", release / "house.py")
