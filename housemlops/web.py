@@ -11,9 +11,9 @@ __all__ = [
     "TOGETHER",
     "SMALL",
     "OPEN",
-    "FILES",
     "NOT_LOGGED",
     "PAGE_POLICY",
+    "FILES",
     "Options",
     "OptionError",
     "read_options",
@@ -52,13 +52,7 @@ __all__ = [
     "TooLarge",
     "Guard",
     "Quick",
-    "LimitedProtocol",
-    "LimitedServer",
-    "fitting",
-    "run_server",
     "Metrics",
-    "BackgroundJob",
-    "background_jobs",
     "reads",
     "fails",
     "answer_json",
@@ -66,6 +60,12 @@ __all__ = [
     "add_security",
     "documented",
     "create_app",
+    "LimitedProtocol",
+    "LimitedServer",
+    "fitting",
+    "run_server",
+    "BackgroundJob",
+    "background_jobs",
     "add_dialects",
 ]
 
@@ -971,174 +971,6 @@ class Quick:
         await response(scope, receive, send)
 
 
-# %% ../nbs/web.ipynb #web-018b
-class LimitedProtocol(HttpToolsProtocol):
-    "HTTP/1.1 with a limit on the bytes of a request's head, and on the time that the client keeps the server waiting"
-
-    def __init__(self, options: Options, **uvicorn_arguments):
-        super().__init__(**uvicorn_arguments)
-        self.options = options
-        self.in_head, self.head_bytes = True, 0
-        self.waits_since: float | None = None  # for the client to send
-        self.blocked_since: float | None = None  # for the client to read
-
-    def connection_made(self, transport) -> None:
-        "Note the time; when there are too many, close the connection that waits longest"
-        super().connection_made(transport)
-        self.waits_since = self.loop.time()
-        if len(self.connections) > self.options.max_connections:
-            waiting = [one for one in self.connections if one.waits_since is not None]
-            min(waiting, key=lambda one: one.waits_since).transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        "Parse what has arrived, a head only as far as it may go"
-        if self.in_head and not self.head_bytes and self.waits_since is not None:
-            self.waits_since = self.loop.time()
-        while data and not self.transport.is_closing():
-            room = len(data)
-            if self.in_head:
-                room = self.options.max_header_bytes - self.head_bytes
-                if not room:
-                    return self.refuse(431, "the request line and headers are too long")
-                self.head_bytes += len(data[:room])
-            super().data_received(data[:room])
-            data = data[room:]
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self.waits_since is None:
-            self.waits_since = self.loop.time()
-
-    def on_headers_complete(self) -> None:
-        self.in_head = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        "From here the client waits for the server"
-        self.in_head, self.head_bytes, self.waits_since = True, 0, None
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        "From here the server waits for the client again, unless it has sent more already"
-        if self.waits_since is None and not self.pipeline:
-            self.waits_since = self.loop.time()
-        super().on_response_complete()
-
-    def pause_writing(self) -> None:
-        self.blocked_since = self.loop.time()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self.blocked_since = None
-        super().resume_writing()
-
-    def end_if_late(self) -> None:
-        "Close a connection whose client has kept the server waiting for too long"
-        earliest = self.loop.time() - self.options.request_seconds
-        if self.blocked_since is not None and self.blocked_since < earliest:
-            self.transport.abort()
-        elif self.waits_since is not None and self.waits_since < earliest:
-            self.refuse(408, "the request took too long to arrive")
-
-    def refuse(self, status: int, detail: str) -> None:
-        "Answer a request that is not complete, if nothing was answered yet, and close the connection"
-        answering = self.cycle is not None and not self.cycle.response_complete
-        nothing_sent = not (answering and self.cycle.response_started)
-        if answering:
-            self.cycle.disconnected = True
-        if self.transport.is_closing() or (not self.head_bytes and self.in_head):
-            return self.transport.abort()
-        if nothing_sent:
-            body = json.dumps({"detail": detail}).encode()
-            self.transport.write(
-                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-                + body
-            )
-        self.transport.close()
-
-
-class LimitedServer(uvicorn.Server):
-    "A server that looks once a second for clients that keep it waiting, and waits for none of them when it stops"
-
-    async def shutdown(self, sockets=None) -> None:
-        "Stop; who is still sending when the grace is nearly over is cut off"
-        grace = self.config.timeout_graceful_shutdown - 0.5
-        asyncio.get_running_loop().call_later(max(0, grace), self.cut_off)
-        await super().shutdown(sockets)
-
-    def cut_off(self) -> None:
-        "Close the connections whose requests are not complete"
-        for connection in [*self.server_state.connections]:
-            if connection.waits_since is not None:
-                connection.refuse(503, "the server is stopping")
-
-    async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:
-            for connection in [*self.server_state.connections]:
-                connection.end_if_late()
-        return await super().on_tick(counter)
-
-
-FILES = 64  # that the log, the model and Python itself may have open
-
-
-def fitting(
-    connections: int,  # that are wished for
-) -> int:
-    "How many connections the system's limit on open files has room for, raised as far as it may be"
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return connections
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return connections
-    return max(1, soft - FILES)
-
-
-def run_server(
-    app: ASGIApp,  # from create_app
-    home: Path,  # folder of the program
-    arguments: Sequence[str],  # of the command line
-) -> None:
-    "Run a server with its limits, until it is told to stop"
-    parser = argparse.ArgumentParser("app.py", description="The prediction server.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8800)
-    parser.add_argument("--root-path", default="", help="prefix that a proxy cuts off")
-    parser.add_argument("--log-level", default="info", choices=["info", "warning"])
-    asked, options = parser.parse_args(arguments), read_options(dict(os.environ), home)
-    connections = fitting(options.max_connections)
-    limited = options.model_copy(update={"max_connections": connections})
-    config = uvicorn.Config(
-        app,
-        host=asked.host,
-        port=asked.port,
-        root_path=asked.root_path,
-        log_level=asked.log_level,
-        access_log=False,
-        http=partial(LimitedProtocol, limited),
-        ws="none",
-        timeout_keep_alive=options.keep_alive_seconds,
-        timeout_graceful_shutdown=options.grace_seconds,
-    )
-    if connections < options.max_connections:
-        LOGGER.warning(
-            "The system allows for %s connections at a time, not %s (see ulimit -n).",
-            connections,
-            options.max_connections,
-        )
-    server = LimitedServer(config)
-    server.run()
-    if not server.started:
-        sys.exit(3)
-
-
 # %% ../nbs/web.ipynb #web-020
 class Metrics:
     "The figures of a server, for Prometheus"
@@ -1182,71 +1014,6 @@ class Metrics:
         answers, histogram = self.known[route, status]
         answers.inc()
         histogram.observe(seconds)
-
-
-# %% ../nbs/web.ipynb #web-020b
-class BackgroundJob:
-    "A function that is called again and again, whatever it raises"
-
-    def __init__(
-        self,
-        name: str,  # what it does, in words
-        work: Callable[[], object],
-        seconds: float,  # between two calls
-    ):
-        self.name, self.work, self.seconds = name, work, seconds
-        self.trouble = ""  # of the last call, in words
-        self.failures = 0  # in a row
-
-    async def run(self) -> None:
-        "Call the function for ever, in a thread"
-        while True:
-            await asyncio.sleep(await asyncio.to_thread(self.once))
-
-    def once(self) -> float:  # seconds to wait
-        "Call the function once; log what it raises, and when it works again"
-        try:
-            self.work()
-        except Exception as error:
-            if not self.failures:
-                LOGGER.error(
-                    "Could not %s: %s: %s", self.name, type(error).__name__, error
-                )
-            self.failures += 1
-            self.trouble = f"could not {self.name}: {type(error).__name__}, {self.failures} times in a row"
-            return min(60, 2 ** (self.failures - 1))
-        if self.failures:
-            LOGGER.warning("Could %s again.", self.name)
-        self.failures, self.trouble = 0, ""
-        return self.seconds
-
-
-def background_jobs(
-    desk: "Desk", metrics: "Metrics", retention_days: int
-) -> list[BackgroundJob]:
-    "What a server does beside answering"
-    standing = desk.standing
-
-    def follow() -> None:
-        before = standing.trouble
-        if standing.follow():
-            LOGGER.warning(
-                "Now answering: version %s.", standing.release.note["version"]
-            )
-        elif standing.trouble != before:
-            LOGGER.error("The new release is not taken: %s", standing.trouble)
-        metrics.stale.set(bool(standing.trouble))
-
-    def purge() -> None:
-        desk.log.purge(retention_days)
-
-    jobs = [
-        BackgroundJob("look for a new model", follow, 1),
-        BackgroundJob("check the prediction log", desk.tend_log, 1),
-    ]
-    if retention_days:
-        jobs.append(BackgroundJob("delete old predictions", purge, 3600))
-    return jobs
 
 
 # %% ../nbs/web.ipynb #web-022
@@ -1577,6 +1344,239 @@ def create_app(
 
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+
+# %% ../nbs/web.ipynb #web-022b
+class LimitedProtocol(HttpToolsProtocol):
+    "HTTP/1.1 with a limit on the bytes of a request's head, and on the time that the client keeps the server waiting"
+
+    def __init__(self, options: Options, **uvicorn_arguments):
+        super().__init__(**uvicorn_arguments)
+        self.options = options
+        self.in_head, self.head_bytes = True, 0
+        self.waits_since: float | None = None  # for the client to send
+        self.blocked_since: float | None = None  # for the client to read
+
+    def connection_made(self, transport) -> None:
+        "Note the time; when there are too many, close the connection that waits longest"
+        super().connection_made(transport)
+        self.waits_since = self.loop.time()
+        if len(self.connections) > self.options.max_connections:
+            waiting = [one for one in self.connections if one.waits_since is not None]
+            min(waiting, key=lambda one: one.waits_since).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        "Parse what has arrived, a head only as far as it may go"
+        if self.in_head and not self.head_bytes and self.waits_since is not None:
+            self.waits_since = self.loop.time()
+        while data and not self.transport.is_closing():
+            room = len(data)
+            if self.in_head:
+                room = self.options.max_header_bytes - self.head_bytes
+                if not room:
+                    return self.refuse(431, "the request line and headers are too long")
+                self.head_bytes += len(data[:room])
+            super().data_received(data[:room])
+            data = data[room:]
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.waits_since is None:
+            self.waits_since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        "From here the client waits for the server"
+        self.in_head, self.head_bytes, self.waits_since = True, 0, None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        "From here the server waits for the client again, unless it has sent more already"
+        if self.waits_since is None and not self.pipeline:
+            self.waits_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self.blocked_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.blocked_since = None
+        super().resume_writing()
+
+    def end_if_late(self) -> None:
+        "Close a connection whose client has kept the server waiting for too long"
+        earliest = self.loop.time() - self.options.request_seconds
+        if self.blocked_since is not None and self.blocked_since < earliest:
+            self.transport.abort()
+        elif self.waits_since is not None and self.waits_since < earliest:
+            self.refuse(408, "the request took too long to arrive")
+
+    def refuse(self, status: int, detail: str) -> None:
+        "Answer a request that is not complete, if nothing was answered yet, and close the connection"
+        answering = self.cycle is not None and not self.cycle.response_complete
+        nothing_sent = not (answering and self.cycle.response_started)
+        if answering:
+            self.cycle.disconnected = True
+        if self.transport.is_closing() or (not self.head_bytes and self.in_head):
+            return self.transport.abort()
+        if nothing_sent:
+            body = json.dumps({"detail": detail}).encode()
+            self.transport.write(
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                + body
+            )
+        self.transport.close()
+
+
+class LimitedServer(uvicorn.Server):
+    "A server that looks once a second for clients that keep it waiting, and waits for none of them when it stops"
+
+    async def shutdown(self, sockets=None) -> None:
+        "Stop; who is still sending when the grace is nearly over is cut off"
+        grace = self.config.timeout_graceful_shutdown - 0.5
+        asyncio.get_running_loop().call_later(max(0, grace), self.cut_off)
+        await super().shutdown(sockets)
+
+    def cut_off(self) -> None:
+        "Close the connections whose requests are not complete"
+        for connection in [*self.server_state.connections]:
+            if connection.waits_since is not None:
+                connection.refuse(503, "the server is stopping")
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            for connection in [*self.server_state.connections]:
+                connection.end_if_late()
+        return await super().on_tick(counter)
+
+
+FILES = 64  # that the log, the model and Python itself may have open
+
+
+def fitting(
+    connections: int,  # that are wished for
+) -> int:
+    "How many connections the system's limit on open files has room for, raised as far as it may be"
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    return max(1, soft - FILES)
+
+
+def run_server(
+    app: ASGIApp,  # from create_app
+    home: Path,  # folder of the program
+    arguments: Sequence[str],  # of the command line
+) -> None:
+    "Run a server with its limits, until it is told to stop"
+    parser = argparse.ArgumentParser("app.py", description="The prediction server.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8800)
+    parser.add_argument("--root-path", default="", help="prefix that a proxy cuts off")
+    parser.add_argument("--log-level", default="info", choices=["info", "warning"])
+    asked, options = parser.parse_args(arguments), read_options(dict(os.environ), home)
+    connections = fitting(options.max_connections)
+    limited = options.model_copy(update={"max_connections": connections})
+    config = uvicorn.Config(
+        app,
+        host=asked.host,
+        port=asked.port,
+        root_path=asked.root_path,
+        log_level=asked.log_level,
+        access_log=False,
+        http=partial(LimitedProtocol, limited),
+        ws="none",
+        timeout_keep_alive=options.keep_alive_seconds,
+        timeout_graceful_shutdown=options.grace_seconds,
+    )
+    if connections < options.max_connections:
+        LOGGER.warning(
+            "The system allows for %s connections at a time, not %s (see ulimit -n).",
+            connections,
+            options.max_connections,
+        )
+    server = LimitedServer(config)
+    server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+# %% ../nbs/web.ipynb #web-022d
+class BackgroundJob:
+    "A function that is called again and again, whatever it raises"
+
+    def __init__(
+        self,
+        name: str,  # what it does, in words
+        work: Callable[[], object],
+        seconds: float,  # between two calls
+    ):
+        self.name, self.work, self.seconds = name, work, seconds
+        self.trouble = ""  # of the last call, in words
+        self.failures = 0  # in a row
+
+    async def run(self) -> None:
+        "Call the function for ever, in a thread"
+        while True:
+            await asyncio.sleep(await asyncio.to_thread(self.once))
+
+    def once(self) -> float:  # seconds to wait
+        "Call the function once; log what it raises, and when it works again"
+        try:
+            self.work()
+        except Exception as error:
+            if not self.failures:
+                LOGGER.error(
+                    "Could not %s: %s: %s", self.name, type(error).__name__, error
+                )
+            self.failures += 1
+            self.trouble = f"could not {self.name}: {type(error).__name__}, {self.failures} times in a row"
+            return min(60, 2 ** (self.failures - 1))
+        if self.failures:
+            LOGGER.warning("Could %s again.", self.name)
+        self.failures, self.trouble = 0, ""
+        return self.seconds
+
+
+def background_jobs(
+    desk: "Desk", metrics: "Metrics", retention_days: int
+) -> list[BackgroundJob]:
+    "What a server does beside answering"
+    standing = desk.standing
+
+    def follow() -> None:
+        before = standing.trouble
+        if standing.follow():
+            LOGGER.warning(
+                "Now answering: version %s.", standing.release.note["version"]
+            )
+        elif standing.trouble != before:
+            LOGGER.error("The new release is not taken: %s", standing.trouble)
+        metrics.stale.set(bool(standing.trouble))
+
+    def purge() -> None:
+        desk.log.purge(retention_days)
+
+    jobs = [
+        BackgroundJob("look for a new model", follow, 1),
+        BackgroundJob("check the prediction log", desk.tend_log, 1),
+    ]
+    if retention_days:
+        jobs.append(BackgroundJob("delete old predictions", purge, 3600))
+    return jobs
 
 
 # %% ../nbs/web.ipynb #web-024
