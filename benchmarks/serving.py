@@ -322,9 +322,9 @@ def line_up(
     )
 
     def ours(name, url):
-        return Server(
-            name, uvicorn("app:app"), files["server"], {"HOUSE_DATABASE_URL": url}
-        )
+        command = [sys.executable, "app.py", "--port", "{port}"]
+        command += ["--log-level", "warning"]
+        return Server(name, command, files["server"], {"HOUSE_DATABASE_URL": url})
 
     def scoring(name, model, price):
         return Server(

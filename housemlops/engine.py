@@ -300,10 +300,11 @@ class Standing:
         except (
             Exception
         ) as error:  # whatever is wrong with it, the one that answers goes on
+            said = str(error)[:200].replace(str(self.link.resolve()), "the folder")
             self.trouble = (
-                str(error)
+                said
                 if isinstance(error, ReleaseError)
-                else f"the release there cannot be read: {type(error).__name__}: {str(error)[:200]}"
+                else f"the release there cannot be read: {type(error).__name__}: {said}"
             )
             return False
         self.earlier = dict(

@@ -460,19 +460,7 @@ def running(
             f"There is no generated server in {server}: run the stage `serve`"
         )
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "app:app",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-        "--no-access-log",
-    ]
+    command = [sys.executable, "app.py", "--port", str(port), "--log-level", "warning"]
     with TemporaryDirectory() as scratch, open(f"{scratch}/errors.txt", "w") as errors:
         own = {
             k: v

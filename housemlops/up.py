@@ -8,6 +8,7 @@ __all__ = [
     "LISTENERS",
     "MARK",
     "WORDS",
+    "BUILDING",
     "Service",
     "local",
     "airflow_services",
@@ -50,6 +51,7 @@ __all__ = [
     "megabytes",
     "weigh",
     "watch",
+    "without_secrets",
     "card",
     "summary",
     "figures",
@@ -57,6 +59,8 @@ __all__ = [
     "page_facts",
     "front_html",
     "status",
+    "find_report",
+    "site_app",
     "front_app",
     "only_one",
     "front_door",
@@ -233,17 +237,7 @@ def server_service(
 ) -> Service:
     "The generated prediction server, wherever the link `current` points."
     url = local(chosen.server.port)
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "app:app",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(chosen.server.port),
-        "--no-access-log",
-    ]
+    command = [sys.executable, "app.py", "--port", str(chosen.server.port)]
     return Service(
         "server",
         command,
@@ -606,6 +600,7 @@ def open_log(
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > limit:
         path.replace(path.with_suffix(".old.log"))
+    path.touch(mode=0o600)
     return path.open("ab")
 
 
@@ -714,6 +709,12 @@ class House:
     memory: dict[str, float] = field(default_factory=dict)  # child: megabytes
     processes: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # of the page
+
+    @property
+    def address(self) -> str:
+        "Where the front page is, with the key to the secrets on it."
+        return local(self.chosen.front.port, f"/?key={self.key}")
 
     def child(self, name: str) -> Child | None:
         "A child by its name."
@@ -942,9 +943,17 @@ WORDS = {
 }
 
 
+def without_secrets(
+    page: str,  # URL
+) -> str:
+    "An address without what follows its path."
+    return page.split("?")[0]
+
+
 def card(
     house: House,
     child: Child,
+    keyed: bool = False,  # whether whoever asks may have secrets
 ) -> dict:  # what the page shows
     "One service as the page shows it, with the processes that belong to it."
     service = child.service
@@ -960,7 +969,7 @@ def card(
         "name": service.name,
         "title": service.title,
         "about": service.about,
-        "page": service.page,
+        "page": service.page if keyed else without_secrets(service.page),
         "state": child.state,
         "word": word,
         "open": child.state in ("well", "done", "ill"),
@@ -1058,6 +1067,7 @@ def pages_of(
 # %% ../nbs/up.ipynb #up-065
 def page_facts(
     house: House,
+    keyed: bool = False,  # whether whoever asks may have secrets
 ) -> dict:  # for the template
     "All that the page shows."
     state = house.chosen.paths.state
@@ -1071,8 +1081,9 @@ def page_facts(
     airflow, (colour, words) = house.child("airflow"), summary(house)
     return {
         "cards": [
-            card(house, child) for child in house.children if child.service.title
+            card(house, child, keyed) for child in house.children if child.service.title
         ],
+        "keyed": keyed,
         "summary": (colour, words),
         "picture": lifecycle_svg(house.root).replace('<a href="', '<a href="/site/'),
         "run": {**pages_of(latest, stages), "figures": figures(latest)}
@@ -1092,6 +1103,7 @@ def page_facts(
 
 def front_html(
     house: House,
+    keyed: bool = False,  # whether whoever asks may have secrets
 ) -> str:  # a page
     "The front page now."
     from jinja2 import Environment, FileSystemLoader
@@ -1102,7 +1114,7 @@ def front_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("front.html.jinja").render(page_facts(house))
+    return templates.get_template("front.html.jinja").render(page_facts(house, keyed))
 
 
 # %% ../nbs/up.ipynb #up-069
@@ -1121,12 +1133,46 @@ def status(
             child.service.name: {
                 "state": child.state,
                 "trouble": child.trouble,
-                "page": child.service.page,
+                "page": without_secrets(child.service.page),
                 "pid": child.process and child.process.pid,
             }
             for child in house.children
         },
     }
+
+
+def find_report(
+    workspaces: Path,  # folder of all runs
+    path: str,  # from a URL
+) -> Path | None:
+    "The HTML file of a run that a URL names; nothing outside the workspaces, wherever links in them lead."
+    try:
+        found = (workspaces / path).resolve(strict=True)
+        inside = found.is_relative_to(workspaces.resolve())
+        return found if inside and found.suffix == ".html" and found.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, no text, links in a circle
+        return None
+
+
+BUILDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The site is being built</title>
+<p>The site is being built. This page looks again every five seconds.</p></html>"""
+
+
+def site_app(
+    folder: Path,  # of the site; need not exist yet
+):  # ASGI
+    "The files of the site; before it is built, a page that says so and looks again."
+    from starlette.responses import HTMLResponse
+    from starlette.staticfiles import StaticFiles
+
+    files = StaticFiles(directory=folder, html=True, check_dir=False)
+    waiting = HTMLResponse(BUILDING, 503, {"Refresh": "5", "Retry-After": "5"})
+
+    async def answer(scope, receive, send):
+        built = (folder / "index.html").exists()
+        await (files if built else waiting)(scope, receive, send)
+
+    return answer
 
 
 def front_app(
@@ -1139,32 +1185,26 @@ def front_app(
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import FileResponse, HTMLResponse, JSONResponse
     from starlette.routing import Mount, Route
-    from starlette.staticfiles import StaticFiles
 
     state = house.chosen.paths.state
+    private = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+
+    def front(request):
+        key = request.query_params.get("key", "")
+        keyed = secrets.compare_digest(key.encode(), house.key.encode())
+        return HTMLResponse(front_html(house, keyed), headers=private)
 
     def report(request):
-        path = Path(request.path_params["path"])
-        if (
-            ".." in path.parts
-            or path.suffix != ".html"
-            or not (state / "workspaces" / path).is_file()
-        ):
+        found = find_report(state / "workspaces", request.path_params["path"])
+        if found is None:
             raise HTTPException(404)
-        return FileResponse(state / "workspaces" / path)
+        return FileResponse(found)
 
     routes = [
-        Route(
-            "/",
-            lambda request: HTMLResponse(
-                front_html(house), headers={"Cache-Control": "no-store"}
-            ),
-        ),
+        Route("/", front),
         Route("/status", lambda request: JSONResponse(status(house))),
         Route("/runs/{path:path}", report),
-        Mount(
-            "/site", StaticFiles(directory=state / "site", html=True, check_dir=False)
-        ),
+        Mount("/site", site_app(state / "site")),
     ]
     return Starlette(
         routes=routes,
@@ -1269,7 +1309,7 @@ def panel(
         table.add_column(no_wrap=not wraps)
     table.add_row(
         "[bold]front page",
-        f"[bold]{local(house.chosen.front.port)}",
+        f"[bold]{house.address}",
         "links all of these",
     )
     for child in house.children:
@@ -1339,7 +1379,7 @@ def up(
         with stop_on_signals(house), guarded(mark), front_door(house):
             say(
                 "front page",
-                f"{local(chosen.front.port)} shows how far the start has come",
+                f"{house.address} shows how far the start has come",
             )
             watcher = threading.Thread(target=watch, args=(house, say), daemon=True)
             watcher.start()

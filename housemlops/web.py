@@ -4,12 +4,20 @@
 
 # %% auto #0
 __all__ = [
+    "LOGGER",
     "Money",
-    "OPEN",
     "STRICT",
+    "MISTAKES",
+    "TOGETHER",
+    "SMALL",
+    "OPEN",
+    "NOT_LOGGED",
+    "FILES",
     "Options",
     "OptionError",
     "read_options",
+    "listed",
+    "check_names",
     "keys_of",
     "Price",
     "Prices",
@@ -21,8 +29,13 @@ __all__ = [
     "Problem",
     "Refused",
     "told",
+    "mistake",
     "whole",
+    "parse_json",
     "parse",
+    "check_object",
+    "Reader",
+    "read_aside",
     "Tensor",
     "InferRequest",
     "Frame",
@@ -31,8 +44,10 @@ __all__ = [
     "of_tensors",
     "of_invocation",
     "settle",
+    "no_log",
     "Desk",
     "shown_key",
+    "is_json",
     "TooLarge",
     "Guard",
     "Quick",
@@ -46,12 +61,20 @@ __all__ = [
     "fails",
     "answer_json",
     "as_response",
+    "add_security",
     "documented",
     "create_app",
+    "LimitedProtocol",
+    "LimitedServer",
+    "fitting",
+    "run_server",
+    "BackgroundJob",
+    "background_jobs",
     "add_dialects",
 ]
 
 # %% ../nbs/web.ipynb #web-002
+import argparse
 import asyncio
 import base64
 import binascii
@@ -64,14 +87,19 @@ import math
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi import Path as InPath
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -88,17 +116,24 @@ from prometheus_client import (
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     TypeAdapter,
     ValidationError,
     create_model,
 )
 from pydantic.json_schema import models_json_schema
+from pydantic_core import from_json
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .engine import Busy, Grouper, Release, Standing
 from .prediction_log import LogUnavailable, PredictionLog
+
+LOGGER = logging.getLogger("uvicorn.error")  # the server's own output
 
 
 # %% ../nbs/web.ipynb #web-005
@@ -117,11 +152,35 @@ class Options(BaseModel):
     allowed_hosts: str = Field(
         "127.0.0.1,localhost", description="names by which this server is called"
     )
-    retention_days: int = Field(
-        0, ge=0, description="how long predictions are kept; 0: for ever"
+    allowed_origins: str = Field(
+        "",
+        description="web pages that may ask besides the server's own, as `https://app.example`, separated by commas",
     )
-    max_bytes: int = Field(1 << 20, ge=1024, description="of a request")
-    max_rows: int = Field(1000, ge=1, description="houses in a request")
+    retention_days: int = Field(
+        0, ge=0, le=36_500, description="how long predictions are kept; 0: for ever"
+    )
+    max_bytes: int = Field(
+        1 << 20, ge=1024, le=64 << 20, description="of a request's body"
+    )
+    max_rows: int = Field(1000, ge=1, le=100_000, description="houses in a request")
+    max_header_bytes: int = Field(
+        16 << 10, ge=1024, le=1 << 20, description="of a request's line and headers"
+    )
+    max_connections: int = Field(
+        500,
+        ge=1,
+        le=100_000,
+        description="open at a time; one more closes the one that has idled longest",
+    )
+    request_seconds: int = Field(
+        20, ge=1, le=3600, description="that a request may take to arrive"
+    )
+    keep_alive_seconds: int = Field(
+        5, ge=1, le=3600, description="that an idle connection stays open"
+    )
+    grace_seconds: int = Field(
+        4, ge=0, le=600, description="for requests in the works when it is stopped"
+    )
 
 
 class OptionError(Exception):
@@ -148,16 +207,44 @@ def read_options(
         raise OptionError(
             f"HOUSE_{str(error.errors()[0]['loc'][0]).upper()}: {error.errors()[0]['msg']}"
         ) from None
+    if options.api_keys and not keys_of(options):
+        raise OptionError(
+            "HOUSE_API_KEYS holds no key: name one, or leave it out to let everybody ask"
+        )
     if any(len(key) < 16 for key in keys_of(options)):
         raise OptionError(
             "HOUSE_API_KEYS: a key has at least 16 characters; one can be made with: openssl rand -hex 16"
         )
+    check_names(options)
     url = options.database_url
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
         url = f"sqlite:///{home / url.removeprefix('sqlite:///')}"
     return options.model_copy(
         update={"model": home / options.model, "database_url": url}
     )
+
+
+def listed(text: str) -> list[str]:
+    "Items of a list that is separated by commas"
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def check_names(options: Options) -> None:
+    "OptionError names the first host or origin that is none"
+    if not listed(options.allowed_hosts):
+        raise OptionError(
+            "HOUSE_ALLOWED_HOSTS names no host: give the names by which this server is called"
+        )
+    for host in listed(options.allowed_hosts):
+        if not re.fullmatch(r"\*|(\*\.)?[\w${}.-]+", host):
+            raise OptionError(
+                f"HOUSE_ALLOWED_HOSTS: {host!r} is no name of a host, as house.example or *.example"
+            )
+    for origin in listed(options.allowed_origins):
+        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?", origin):
+            raise OptionError(
+                f"HOUSE_ALLOWED_ORIGINS: {origin!r} is no origin, as https://app.example"
+            )
 
 
 def keys_of(options: Options) -> list[bytes]:
@@ -268,6 +355,9 @@ class Ready(BaseModel):
         description="whether a newer model was there and could not be taken"
     )
     reason: str = Field(description="why it is stale or not ready")
+    background: list[str] = Field(
+        description="what the server does beside answering, and could not do"
+    )
 
 
 class Problem(BaseModel):
@@ -277,6 +367,9 @@ class Problem(BaseModel):
 
 
 # %% ../nbs/web.ipynb #web-010
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
 class Refused(Exception):
     "A request that is answered with an error"
 
@@ -307,26 +400,162 @@ def told(
     ]
 
 
-def whole(text: str) -> float | int:  # "3.0" -> 3
-    "A number of JSON, which does not tell 3.0 from 3"
-    value = float(text)
-    return int(value) if value.is_integer() else value
+MISTAKES = 20  # that are named in an answer
+TOGETHER = 50  # houses that are checked in one go
+SMALL = 4096  # bytes: a body up to this size is read at once, a larger one in a thread
+
+
+def mistake(place: Sequence, message: str, kind: str = "value_error") -> dict:
+    "A mistake, as pydantic would put it"
+    return {"loc": [*place], "msg": message, "type": kind}
+
+
+def whole(value: object) -> object:  # 3.0 -> 3
+    "A value of JSON, which does not tell 3.0 from 3"
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def parse_json(body: bytes) -> object:
+    "A body's JSON; Refused (422) when it is none"
+    try:
+        return from_json(body, cache_strings="keys")
+    except ValueError as error:
+        found = mistake(["body"], f"Invalid JSON: {error}", "json_invalid")
+        raise Refused(422, [found]) from None
 
 
 def parse(adapter: TypeAdapter, body: bytes):
-    "A request body as its model; Refused (422) with the place of each mistake"
+    "A body as its model; Refused (422) with the place of each mistake"
     try:
         return adapter.validate_json(body)
     except ValidationError as error:
-        if all(
-            item["type"] != "int_type"
-            for item in error.errors(include_url=False, include_input=False)
-        ):
-            raise Refused(422, told(error)) from None
-    try:
-        return adapter.validate_python(json.loads(body, parse_float=whole))
-    except ValidationError as error:
         raise Refused(422, told(error)) from None
+
+
+def check_object(
+    adapter: TypeAdapter, known: frozenset[str], value: object, place: Sequence
+):
+    "A JSON object as its model; Refused (422) with the first twenty mistakes. Unknown fields are counted before the model sees them: each is a mistake, and there may be a hundred thousand"
+    if not isinstance(value, dict):
+        found = mistake(place, "Input should be an object", "model_type")
+        raise Refused(422, [found])
+    unknown = islice((name for name in value if name not in known), MISTAKES)
+    mistakes = [
+        mistake(
+            (*place, name[:100]), "Extra inputs are not permitted", "extra_forbidden"
+        )
+        for name in unknown
+    ]
+    held = {name: whole(value[name]) for name in known & value.keys()}
+    try:
+        found = adapter.validate_python(held)
+    except ValidationError as error:
+        mistakes = [*told(error, place), *mistakes]
+    if mistakes:
+        raise Refused(422, mistakes[:MISTAKES])
+    return found
+
+
+class Reader:
+    "Reads houses out of what was sent: strictly, and for no longer than twenty mistakes"
+
+    def __init__(self, House: type[BaseModel], max_rows: int):
+        self.House, self.max_rows = House, max_rows
+        self.columns = tuple(
+            field.alias or name for name, field in House.model_fields.items()
+        )
+        self.Houses = create_model(
+            "Houses",
+            __doc__="Houses to be priced",
+            __config__=STRICT,
+            houses=(list[House], Field(min_length=1, max_length=max_rows)),
+        )
+        self.Question = create_model(
+            "Question",
+            __config__=STRICT,
+            __doc__="A house, and the values of one of its columns to try",
+            house=(House, ...),
+            column=(Literal[self.columns], ...),
+            values=(
+                list[float | int | str | None],
+                Field(min_length=1, max_length=200),
+            ),
+        )
+        self.known = frozenset(self.columns)
+        self.one, self.many, self.question = map(
+            TypeAdapter, (House, self.Houses, self.Question)
+        )
+        self.some = TypeAdapter(Annotated[list[House], FailFast()])
+
+    def house(self, value: object, place: Sequence = ("body",)) -> BaseModel:
+        "An object as a house"
+        return check_object(self.one, self.known, value, place)
+
+    def houses(self, rows: list, place: Sequence) -> list[BaseModel]:
+        "Objects as houses; after twenty mistakes the rest is not looked at"
+        if not 0 < len(rows) <= self.max_rows:
+            raise Refused(422, [mistake(place, f"1 to {self.max_rows} houses")])
+        found, mistakes = [], []
+        for start in range(0, len(rows), TOGETHER):
+            some = rows[start : start + TOGETHER]
+            right = self.right(some)
+            if right is None:
+                right, wrong = self.one_by_one(some, start, place)
+                mistakes += wrong
+            found += right
+            if len(mistakes) >= MISTAKES:
+                break
+        if mistakes:
+            raise Refused(422, mistakes[:MISTAKES])
+        return found
+
+    def right(self, rows: list) -> list[BaseModel] | None:
+        "Houses of objects without a mistake, in one pass; None when there is a mistake"
+        if all(isinstance(row, dict) and row.keys() <= self.known for row in rows):
+            with suppress(ValidationError):
+                return self.some.validate_python(rows)
+        return None
+
+    def one_by_one(
+        self, rows: list, start: int, place: Sequence
+    ) -> tuple[list[BaseModel], list[dict]]:  # houses, mistakes
+        "Houses of objects among which there is a mistake"
+        found, mistakes = [], []
+        for i, row in enumerate(rows, start):
+            try:
+                found.append(self.house(row, (*place, i)))
+            except Refused as refused:
+                mistakes += refused.detail
+            if len(mistakes) >= MISTAKES:
+                break
+        return found, mistakes
+
+    def read_house(self, body: bytes) -> BaseModel:
+        "The body of /predict and /explain. Most are right, and read in one pass; the others once more, with care"
+        if len(body) <= SMALL:
+            with suppress(ValidationError):
+                return self.one.validate_json(body)
+        return self.house(parse_json(body))
+
+    def read_houses(self, body: bytes) -> list[BaseModel]:
+        "The body of /predict/batch"
+        given = parse_json(body)
+        if isinstance(given, dict) and isinstance(given.get("houses"), list):
+            given["houses"] = self.houses(given["houses"], ("body", "houses"))
+        return check_object(self.many, frozenset(["houses"]), given, ["body"]).houses
+
+    def read_question(self, body: bytes) -> BaseModel:
+        "The body of /curve"
+        given = parse_json(body)
+        if isinstance(given, dict) and "house" in given:
+            given["house"] = self.house(given["house"], ("body", "house"))
+        known = frozenset(self.Question.model_fields)
+        return check_object(self.question, known, given, ["body"])
+
+
+async def read_aside(read: Callable[[bytes], object], body: bytes):
+    "What is read from a body: a small one at once, a large one in a thread, so that others are answered meanwhile"
+    return read(body) if len(body) <= SMALL else await asyncio.to_thread(read, body)
 
 
 # %% ../nbs/web.ipynb #web-013
@@ -343,23 +572,23 @@ class InferRequest(BaseModel):
     "Houses, one tensor a column"
 
     id: str | None = Field(None, max_length=200)
-    inputs: list[Tensor] = Field(min_length=1)
+    inputs: Annotated[list[Tensor], Field(min_length=1), FailFast()]
 
 
 class Frame(BaseModel):
     "A data frame: names of columns, and rows"
 
-    columns: list[str]
-    data: list[list]
+    columns: Annotated[list[str], FailFast()]
+    data: Annotated[list[list], FailFast()]
 
 
 class Invocation(BaseModel):
     "Houses, in one of the forms that MLflow's scoring server takes"
 
     dataframe_split: Frame | None = None
-    dataframe_records: list[dict] | None = None
-    instances: list[dict] | None = None
-    inputs: list[dict] | dict[str, list] | None = None
+    dataframe_records: list | None = None
+    instances: list | None = None
+    inputs: list | dict | None = None
 
 
 def of_columns(columns: dict[str, list], place: str) -> list[dict]:  # one a row
@@ -415,8 +644,16 @@ def of_invocation(request: Invocation) -> list[dict]:
         )
     found = getattr(request, given[0])
     if isinstance(found, dict):
+        if not all(isinstance(values, list) for values in found.values()):
+            raise Refused(
+                422, [mistake(["body", "inputs"], "each column must be a list")]
+            )
         return of_columns(found, "inputs")
     if isinstance(found, list):
+        if not all(isinstance(row, dict) for row in found):
+            raise Refused(
+                422, [mistake(["body", given[0]], "each row must be an object")]
+            )
         return found
     if any(len(row) != len(found.columns) for row in found.data):
         raise Refused(
@@ -446,11 +683,21 @@ def settle(house: dict) -> dict:
 
 
 # %% ../nbs/web.ipynb #web-016
+def no_log() -> Refused:
+    "The answer while the log is unavailable; where it is, and why, is in the server's output"
+    return Refused(
+        503,
+        "The prediction log is unavailable, so no prediction is returned. Try again in a moment.",
+        {"Retry-After": "1"},
+    )
+
+
 class Desk:
     "Prices houses in groups, and puts each on record before it is given out"
 
     def __init__(self, House: type[BaseModel], standing: Standing, log: PredictionLog):
         self.standing, self.log, self.opened, self.retry = standing, log, False, 0.0
+        self.reason = ""  # why the log is unavailable; empty when it is not
         self.to_json = House.__pydantic_serializer__.to_json
         self.fields = {
             field.alias or name: name for name, field in House.model_fields.items()
@@ -465,14 +712,44 @@ class Desk:
     def open_log(self) -> None:
         "Have the log's tables made, or brought up to date, when the database is there; a database that is down is asked once a second"
         if time.monotonic() < self.retry:
-            raise LogUnavailable("the prediction log cannot be reached")
+            raise LogUnavailable("the prediction log is unavailable", self.reason)
         try:
             self.log.migrate()
             self.log.make_view(self.standing.release.contract)
-            self.opened = True
-        except LogUnavailable:
-            self.retry = time.monotonic() + 1
+            if self.reason:
+                self.log.probe()
+        except LogUnavailable as error:
+            self.note_lost(error)
             raise
+        if self.reason:
+            LOGGER.warning("The prediction log is back: predictions are returned.")
+        self.opened, self.reason = True, ""
+
+    def trouble(self) -> str:
+        "Why no prediction can be returned now, for everybody to read; empty when one can"
+        if self.opened:
+            return ""
+        return (
+            f"the prediction log is unavailable: {self.reason or 'it is being opened'}"
+        )
+
+    def note_lost(self, error: LogUnavailable) -> None:
+        "Have no prediction returned until the log is back, and say so in the output, once for each reason"
+        if self.reason != error.reason:
+            LOGGER.error("No prediction is returned: %s", error)
+        self.opened, self.reason = False, error.reason
+        self.retry = time.monotonic() + 1
+
+    def tend_log(self) -> None:
+        "Open the log when it is closed; else see whether it still holds what was acknowledged, and tidy it"
+        try:
+            if not self.opened:
+                return self.open_log()
+            self.log.check()
+            self.log.checkpoint()
+        except LogUnavailable as error:
+            if self.opened:
+                self.note_lost(error)
 
     def answer(
         self, calls: list[tuple[str, list[BaseModel]]]
@@ -519,8 +796,8 @@ class Desk:
             )
         try:
             self.log.write(rows)
-        except LogUnavailable:
-            self.opened, self.retry = False, time.monotonic() + 1
+        except LogUnavailable as error:
+            self.note_lost(error)
             raise
         done = iter(prices)
         return [[next(done) for _ in asked] for _, asked in calls]
@@ -529,10 +806,10 @@ class Desk:
         "Prices of houses, on record"
         try:
             return await self.grouper.ask((route, houses))
-        except (LogUnavailable, Busy) as error:
-            raise Refused(
-                503, f"no price is given now: {error}", {"Retry-After": "1"}
-            ) from None
+        except LogUnavailable:
+            raise no_log() from None
+        except Busy as error:
+            raise Refused(503, f"{error}", {"Retry-After": "1"}) from None
 
     def close(self) -> None:
         self.grouper.close()
@@ -554,6 +831,13 @@ def shown_key(headers: dict[bytes, bytes]) -> bytes:
     return headers.get(b"x-api-key", b"")
 
 
+def is_json(headers: dict[bytes, bytes]) -> bool:
+    "Whether a body is JSON by its type. Clients that are no browser may leave the type out (Triton's does); a browser that does hides something"
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    browser = b"origin" in headers or b"sec-fetch-site" in headers
+    return kind == b"application/json" or (not kind and not browser)
+
+
 class TooLarge(Exception):
     "A body beyond the limit"
 
@@ -564,18 +848,13 @@ class Guard:
     def __init__(
         self,
         app,
-        keys: list[bytes],
-        max_bytes: int,
+        options: Options,
         metrics: "Metrics",
         quick: dict[tuple[str, str], "Quick"],
     ):
-        self.app, self.keys, self.max_bytes, self.metrics, self.quick = (
-            app,
-            keys,
-            max_bytes,
-            metrics,
-            quick,
-        )
+        self.app, self.metrics, self.quick = app, metrics, quick
+        self.keys, self.max_bytes = keys_of(options), options.max_bytes
+        self.origins = {origin.lower() for origin in listed(options.allowed_origins)}
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -587,7 +866,7 @@ class Guard:
                 answered.append(message["status"])
             await send(message)
 
-        if refused := self.refusal(scope["path"], headers):
+        if refused := self.refusal(scope["method"], scope["path"], headers):
             await self.drain(receive)
             await refused(scope, receive, note)
         else:
@@ -600,11 +879,23 @@ class Guard:
                 )
             except TooLarge:
                 await self.too_large()(scope, receive, note)
+            except ClientDisconnect:
+                answered.clear()  # nobody is left to be answered
         self.metrics.count(
             scope, answered[0] if answered else 499, time.perf_counter() - began
         )
 
-    def refusal(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
+    def is_own(self, headers: dict[bytes, bytes]) -> bool:
+        "Whether a request comes from no web page, from the server's own, or from one that may ask"
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if not origin or origin in self.origins:
+            return True
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        return urlsplit(origin).netloc == host
+
+    def refusal(
+        self, method: str, path: str, headers: dict[bytes, bytes]
+    ) -> Response | None:
         "Why a request is not even looked at"
         if (
             self.keys
@@ -618,6 +909,16 @@ class Guard:
                 401,
                 {"WWW-Authenticate": 'Basic realm="House prices"'},
             )
+        if method not in ("GET", "HEAD", "OPTIONS"):
+            if not self.is_own(headers):
+                return answer_json(
+                    {
+                        "detail": "a web page of another origin may not ask this server (HOUSE_ALLOWED_ORIGINS names those that may)"
+                    },
+                    403,
+                )
+            if not is_json(headers):
+                return answer_json({"detail": "send JSON, as application/json"}, 415)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.max_bytes:
             return self.too_large()
@@ -794,9 +1095,6 @@ def reads(model: type[BaseModel]) -> dict:  # for `openapi_extra`
     }
 
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
 def fails(*statuses: int) -> dict:
     return {status: {"model": Problem} for status in statuses}
 
@@ -811,6 +1109,24 @@ def answer_json(
 
 def as_response(error: Refused) -> Response:
     return answer_json({"detail": error.detail}, error.status, error.headers)
+
+
+def add_security(schema: dict) -> None:
+    "Say in a description of the app how a key is shown, and which routes want one"
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "password": {"type": "http", "scheme": "basic"},
+    }
+    schema["security"] = [{"bearer": []}, {"header": []}, {"password": []}]
+    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    refused = {"description": "No key", "content": {"application/json": problem}}
+    for path, methods in schema["paths"].items():
+        for route in methods.values():
+            if path in OPEN:
+                route["security"] = []
+            else:
+                route["responses"]["401"] = refused
 
 
 def documented(
@@ -834,13 +1150,13 @@ def documented(
             if example.get(name) is not None:
                 field["examples"] = [example[name]]
         if keys:
-            schema["components"]["securitySchemes"] = {
-                "key": {"type": "http", "scheme": "bearer"}
-            }
-            schema["security"] = [{"key": []}]
+            add_security(schema)
         return schema
 
     return openapi
+
+
+NOT_LOGGED = "For a house that is being looked at: nothing is logged, and the answer has no id. It is given also while the prediction log is unavailable."
 
 
 def create_app(
@@ -852,62 +1168,25 @@ def create_app(
 ) -> ASGIApp:
     "The server of a model; OptionError, ReleaseError and LogUnavailable say what keeps it from starting"
     options = read_options(dict(os.environ) if environ is None else environ, home)
-    standing, log, metrics, keys = (
+    standing, log, metrics = (
         Standing(options.model, program),
         PredictionLog(options.database_url),
         Metrics(),
-        keys_of(options),
     )
-    note, columns = (
-        standing.release.note,
-        tuple(field.alias or name for name, field in House.model_fields.items()),
-    )
-    Houses = create_model(
-        "Houses",
-        __doc__="Houses to be priced",
-        __config__=STRICT,
-        houses=(list[House], Field(min_length=1, max_length=options.max_rows)),
-    )
-    Question = create_model(
-        "Question",
-        __config__=STRICT,
-        __doc__="A house, and the values of one of its columns to try",
-        house=(House, ...),
-        column=(Literal[columns], ...),
-        values=(list[float | int | str | None], Field(min_length=1, max_length=200)),
-    )
-    one, many, rows, question, infer, invocation = map(
-        TypeAdapter, (House, Houses, list[House], Question, InferRequest, Invocation)
-    )
+    note = standing.release.note
+    reader = Reader(House, options.max_rows)
+    infer, invocation = TypeAdapter(InferRequest), TypeAdapter(Invocation)
     desk = Desk(House, standing, log)
-
-    async def tend() -> None:
-        "Once a second look for a new model, and tidy the log or look whether it is back; once an hour delete what is too old"
-        seconds = 0
-        while True:
-            try:
-                if await asyncio.to_thread(standing.follow):
-                    logging.getLogger("uvicorn.error").info(
-                        "now answering: version %s", standing.release.note["version"]
-                    )
-                metrics.stale.set(bool(standing.trouble))
-                await asyncio.to_thread(
-                    log.checkpoint if desk.opened else desk.open_log
-                )
-                if options.retention_days and seconds % 3600 == 0 and desk.opened:
-                    await asyncio.to_thread(log.purge, options.retention_days)
-            except LogUnavailable:
-                pass
-            await asyncio.sleep(1)
-            seconds += 1
+    jobs = background_jobs(desk, metrics, options.retention_days)
 
     @asynccontextmanager
     async def lifespan(app):
         with suppress(LogUnavailable):
             await asyncio.to_thread(desk.open_log)
-        tending = asyncio.create_task(tend())
+        tasks = [asyncio.create_task(job.run()) for job in jobs]
         yield
-        tending.cancel()
+        for task in tasks:
+            task.cancel()
         await asyncio.to_thread(desk.close)
 
     app = FastAPIOffline(
@@ -920,7 +1199,10 @@ def create_app(
         f"The same prices are given by the Open Inference Protocol (`/v2/models/{note['model']}/infer`) and to clients of MLflow's scoring server (`/invocations`).",
     )
     app.openapi = documented(
-        app, (House, Houses, Question), standing.release.example, bool(keys)
+        app,
+        (House, reader.Houses, reader.Question),
+        standing.release.example,
+        bool(options.api_keys),
     )
     quick = {}
 
@@ -935,28 +1217,14 @@ def create_app(
 
     def checked(found: list[dict], place: str) -> list[BaseModel]:
         "Rows of another dialect, as strictly checked as any house"
-        if not 0 < len(found) <= options.max_rows:
-            raise Refused(
-                422,
-                [
-                    {
-                        "loc": ["body", place],
-                        "msg": f"1 to {options.max_rows} houses",
-                        "type": "value_error",
-                    }
-                ],
-            )
-        try:
-            return rows.validate_python([settle(house) for house in found])
-        except ValidationError as error:
-            raise Refused(422, told(error, ("body", place))) from None
+        return reader.houses([settle(house) for house in found], ("body", place))
 
     def curve_of(release: Release, house: dict, column: str, values: list) -> dict:
         "The curve, with a gap and a warning where the contract allows no such house"
         wrong = {}
         for i, value in enumerate(values):
             try:
-                one.validate_python(settle(house | {column: value}))
+                reader.one.validate_python(settle(house | {column: value}))
             except ValidationError as error:
                 wrong[i] = f"values[{i}]: {error.errors()[0]['msg']}"
         found = release.curve(
@@ -987,7 +1255,8 @@ def create_app(
         }
 
     async def predict_quickly(body: bytes) -> Response:
-        return answer_json((await priced("predict", [parse(one, body)]))[0])
+        house = await read_aside(reader.read_house, body)
+        return answer_json((await priced("predict", [house]))[0])
 
     quick["POST", "/predict"] = Quick("/predict", predict_quickly)
 
@@ -996,7 +1265,7 @@ def create_app(
         tags=["prices"],
         summary="Price one house",
         response_model=Price,
-        responses=fails(413, 422, 503),
+        responses=fails(403, 413, 415, 422, 503),
         openapi_extra=reads(House),
     )
     async def predict(request: Request):
@@ -1007,36 +1276,38 @@ def create_app(
         tags=["prices"],
         summary="Price many houses",
         response_model=Prices,
-        responses=fails(413, 422, 503),
-        openapi_extra=reads(Houses),
+        responses=fails(403, 413, 415, 422, 503),
+        openapi_extra=reads(reader.Houses),
     )
     async def predict_batch(request: Request):
-        return answer_json(
-            {"prices": await priced("batch", parse(many, await request.body()).houses)}
-        )
+        houses = await read_aside(reader.read_houses, await request.body())
+        return answer_json({"prices": await priced("batch", houses)})
 
     @app.post(
         "/explain",
         tags=["reasons"],
         summary="What pushed the price of a house up or down",
+        description=NOT_LOGGED,
         response_model=Reasons,
-        responses=fails(413, 422),
+        responses=fails(403, 413, 415, 422),
         openapi_extra=reads(House),
     )
     async def explain(request: Request):
-        house = parse(one, await request.body()).model_dump(by_alias=True)
-        return answer_json(await asyncio.to_thread(reasons, standing.release, house))
+        house = await read_aside(reader.read_house, await request.body())
+        values = house.model_dump(by_alias=True)
+        return answer_json(await asyncio.to_thread(reasons, standing.release, values))
 
     @app.post(
         "/curve",
         tags=["reasons"],
         summary="How the price moves along one column",
+        description=NOT_LOGGED,
         response_model=Curve,
-        responses=fails(413, 422),
-        openapi_extra=reads(Question),
+        responses=fails(403, 413, 415, 422),
+        openapi_extra=reads(reader.Question),
     )
     async def curve(request: Request):
-        asked = parse(question, await request.body())
+        asked = await read_aside(reader.read_question, await request.body())
         return answer_json(
             await asyncio.to_thread(
                 curve_of,
@@ -1057,8 +1328,8 @@ def create_app(
     def receipt(id: Annotated[str, InPath(pattern="^[0-9a-f]{12}-[0-9a-f]{16}$")]):
         try:
             row = log.find(id)
-        except LogUnavailable as error:
-            raise Refused(503, str(error), {"Retry-After": "1"}) from None
+        except LogUnavailable:
+            raise no_log() from None
         if row is None:
             raise Refused(404, "no prediction has this id")
         release = standing.of(row["model_sha256"])
@@ -1084,16 +1355,14 @@ def create_app(
         responses={503: {"model": Ready}},
     )
     async def readyz():
-        trouble, note = (
-            "" if desk.opened else "the prediction log cannot be reached",
-            standing.release.note,
-        )
+        trouble, note = desk.trouble(), standing.release.note
         return answer_json(
             {
                 "status": "not ready" if trouble else "ready",
                 **{name: note[name] for name in ("model", "version", "model_sha256")},
                 "stale": bool(standing.trouble),
                 "reason": trouble or standing.trouble,
+                "background": [job.trouble for job in jobs if job.trouble],
             },
             503 if trouble else 200,
         )
@@ -1119,12 +1388,250 @@ def create_app(
 
     add_pages(app, home / "page.html")
     add_dialects(app, desk, priced, checked, infer, invocation)
-    guarded = Guard(app, keys, options.max_bytes, metrics, quick)
+    guarded = Guard(app, options, metrics, quick)
+    if options.allowed_origins:
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=listed(options.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+        )
     return TrustedHostMiddleware(
-        guarded,
-        allowed_hosts=[host.strip() for host in options.allowed_hosts.split(",")],
-        www_redirect=False,
+        guarded, allowed_hosts=listed(options.allowed_hosts), www_redirect=False
     )
+
+
+# %% ../nbs/web.ipynb #web-022b
+class LimitedProtocol(HttpToolsProtocol):
+    "HTTP/1.1 with a limit on the bytes of a request's head, and on the time that the client keeps the server waiting"
+
+    def __init__(self, options: Options, **uvicorn_arguments):
+        super().__init__(**uvicorn_arguments)
+        self.options = options
+        self.in_head, self.head_bytes = True, 0
+        self.waits_since: float | None = None  # for the client to send
+        self.blocked_since: float | None = None  # for the client to read
+
+    def connection_made(self, transport) -> None:
+        "Note the time; when there are too many, close the connection that waits longest"
+        super().connection_made(transport)
+        self.waits_since = self.loop.time()
+        if len(self.connections) > self.options.max_connections:
+            waiting = [one for one in self.connections if one.waits_since is not None]
+            min(waiting, key=lambda one: one.waits_since).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        "Parse what has arrived, a head only as far as it may go"
+        if self.in_head and not self.head_bytes and self.waits_since is not None:
+            self.waits_since = self.loop.time()
+        while data and not self.transport.is_closing():
+            room = len(data)
+            if self.in_head:
+                room = self.options.max_header_bytes - self.head_bytes
+                if not room:
+                    return self.refuse(431, "the request line and headers are too long")
+                self.head_bytes += len(data[:room])
+            super().data_received(data[:room])
+            data = data[room:]
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.waits_since is None:
+            self.waits_since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        "From here the client waits for the server"
+        self.in_head, self.head_bytes, self.waits_since = True, 0, None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        "From here the server waits for the client again, unless it has sent more already"
+        if self.waits_since is None and not self.pipeline:
+            self.waits_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self.blocked_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.blocked_since = None
+        super().resume_writing()
+
+    def end_if_late(self) -> None:
+        "Close a connection whose client has kept the server waiting for too long"
+        earliest = self.loop.time() - self.options.request_seconds
+        if self.blocked_since is not None and self.blocked_since < earliest:
+            self.transport.abort()
+        elif self.waits_since is not None and self.waits_since < earliest:
+            self.refuse(408, "the request took too long to arrive")
+
+    def refuse(self, status: int, detail: str) -> None:
+        "Answer a request that is not complete, if nothing was answered yet, and close the connection"
+        answering = self.cycle is not None and not self.cycle.response_complete
+        nothing_sent = not (answering and self.cycle.response_started)
+        if answering:
+            self.cycle.disconnected = True
+        if self.transport.is_closing() or (not self.head_bytes and self.in_head):
+            return self.transport.abort()
+        if nothing_sent:
+            body = json.dumps({"detail": detail}).encode()
+            self.transport.write(
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                + body
+            )
+        self.transport.close()
+
+
+class LimitedServer(uvicorn.Server):
+    "A server that looks once a second for clients that keep it waiting, and waits for none of them when it stops"
+
+    async def shutdown(self, sockets=None) -> None:
+        "Stop; who is still sending when the grace is nearly over is cut off"
+        grace = self.config.timeout_graceful_shutdown - 0.5
+        asyncio.get_running_loop().call_later(max(0, grace), self.cut_off)
+        await super().shutdown(sockets)
+
+    def cut_off(self) -> None:
+        "Close the connections whose requests are not complete"
+        for connection in [*self.server_state.connections]:
+            if connection.waits_since is not None:
+                connection.refuse(503, "the server is stopping")
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            for connection in [*self.server_state.connections]:
+                connection.end_if_late()
+        return await super().on_tick(counter)
+
+
+FILES = 64  # that the log, the model and Python itself may have open
+
+
+def fitting(
+    connections: int,  # that are wished for
+) -> int:
+    "How many connections the system's limit on open files has room for, raised as far as it may be"
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    return max(1, soft - FILES)
+
+
+def run_server(
+    app: ASGIApp,  # from create_app
+    home: Path,  # folder of the program
+    arguments: Sequence[str],  # of the command line
+) -> None:
+    "Run a server with its limits, until it is told to stop"
+    parser = argparse.ArgumentParser("app.py", description="The prediction server.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8800)
+    parser.add_argument("--root-path", default="", help="prefix that a proxy cuts off")
+    parser.add_argument("--log-level", default="info", choices=["info", "warning"])
+    asked, options = parser.parse_args(arguments), read_options(dict(os.environ), home)
+    connections = fitting(options.max_connections)
+    limited = options.model_copy(update={"max_connections": connections})
+    config = uvicorn.Config(
+        app,
+        host=asked.host,
+        port=asked.port,
+        root_path=asked.root_path,
+        log_level=asked.log_level,
+        access_log=False,
+        http=partial(LimitedProtocol, limited),
+        ws="none",
+        timeout_keep_alive=options.keep_alive_seconds,
+        timeout_graceful_shutdown=options.grace_seconds,
+    )
+    if connections < options.max_connections:
+        LOGGER.warning(
+            "The system allows for %s connections at a time, not %s (see ulimit -n).",
+            connections,
+            options.max_connections,
+        )
+    server = LimitedServer(config)
+    server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+# %% ../nbs/web.ipynb #web-022d
+class BackgroundJob:
+    "A function that is called again and again, whatever it raises"
+
+    def __init__(
+        self,
+        name: str,  # what it does, in words
+        work: Callable[[], object],
+        seconds: float,  # between two calls
+    ):
+        self.name, self.work, self.seconds = name, work, seconds
+        self.trouble = ""  # of the last call, in words
+        self.failures = 0  # in a row
+
+    async def run(self) -> None:
+        "Call the function for ever, in a thread"
+        while True:
+            await asyncio.sleep(await asyncio.to_thread(self.once))
+
+    def once(self) -> float:  # seconds to wait
+        "Call the function once; log what it raises, and when it works again"
+        try:
+            self.work()
+        except Exception as error:
+            if not self.failures:
+                LOGGER.error(
+                    "Could not %s: %s: %s", self.name, type(error).__name__, error
+                )
+            self.failures += 1
+            self.trouble = f"could not {self.name}: {type(error).__name__}, {self.failures} times in a row"
+            return min(60, 2 ** (self.failures - 1))
+        if self.failures:
+            LOGGER.warning("Could %s again.", self.name)
+        self.failures, self.trouble = 0, ""
+        return self.seconds
+
+
+def background_jobs(
+    desk: "Desk", metrics: "Metrics", retention_days: int
+) -> list[BackgroundJob]:
+    "What a server does beside answering"
+    standing = desk.standing
+
+    def follow() -> None:
+        before = standing.trouble
+        if standing.follow():
+            LOGGER.warning(
+                "Now answering: version %s.", standing.release.note["version"]
+            )
+        elif standing.trouble != before:
+            LOGGER.error("The new release is not taken: %s", standing.trouble)
+        metrics.stale.set(bool(standing.trouble))
+
+    def purge() -> None:
+        desk.log.purge(retention_days)
+
+    jobs = [
+        BackgroundJob("look for a new model", follow, 1),
+        BackgroundJob("check the prediction log", desk.tend_log, 1),
+    ]
+    if retention_days:
+        jobs.append(BackgroundJob("delete old predictions", purge, 3600))
+    return jobs
 
 
 # %% ../nbs/web.ipynb #web-024
@@ -1141,9 +1648,7 @@ def add_dialects(
 
     def ready() -> None:
         if not desk.opened:
-            raise Refused(
-                503, "the prediction log cannot be reached", {"Retry-After": "1"}
-            )
+            raise no_log()
 
     def named(name: str) -> dict:  # the note of the release
         note = standing.release.note
@@ -1200,8 +1705,13 @@ def add_dialects(
     @app.post("/v2/models/{name}/infer", include_in_schema=False)
     async def v2_infer(name: str, request: Request) -> dict:
         named(name)
-        asked = parse(infer, await request.body())
-        found = await priced("infer", checked(of_tensors(asked), "inputs"))
+
+        def read(body: bytes) -> tuple[InferRequest, list[BaseModel]]:
+            asked = parse(infer, body)
+            return asked, checked(of_tensors(asked), "inputs")
+
+        asked, houses = await read_aside(read, await request.body())
+        found = await priced("infer", houses)
 
         def output(key, datatype):
             return {
@@ -1235,10 +1745,12 @@ def add_dialects(
 
     @app.post("/invocations", include_in_schema=False)
     async def invocations(request: Request) -> dict:
-        found = await priced(
-            "invocations",
-            checked(of_invocation(parse(invocation, await request.body())), "data"),
-        )
+
+        def read(body: bytes) -> list[BaseModel]:
+            return checked(of_invocation(parse(invocation, body)), "data")
+
+        houses = await read_aside(read, await request.body())
+        found = await priced("invocations", houses)
         target = standing.release.note["target"]
         return answer_json(
             {

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy import text
@@ -311,6 +313,167 @@ def test_a_removed_file_is_noticed(tmp_path):
     row = prediction()
     log.write([row])
     assert ids(log) == [row["id"]]
+    log.close()
+
+
+def test_a_file_and_those_beside_it_are_their_owners_alone(tmp_path):
+    log = PredictionLog(File(tmp_path).url)
+    log.write([prediction()])
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "data").iterdir()}
+    assert len(modes) == 3 and {*modes.values()} == {0o600}, modes
+    log.close()
+
+
+DAMAGES = {
+    "a backup copied over it": lambda file, old: file.write_bytes(old),
+    "cut short": lambda file, old: os.truncate(file, 0),
+    "cut in the middle": lambda file, old: os.truncate(file, 8192),
+    "overwritten": lambda file, old: file.write_bytes(os.urandom(1 << 20)),
+    "removed": lambda file, old: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("tidied", [True, False])
+def test_a_damaged_file_is_noticed_before_more_is_acknowledged(
+    tmp_path, damage, tidied
+):
+    log, file = PredictionLog(File(tmp_path).url), tmp_path / "data/predictions.db"
+    log.write([prediction(text="x" * 300) for _ in range(500)])
+    prediction_log.backup(str(log.url).split("?")[0], tmp_path / "backup.db")
+    log.check(), log.checkpoint()
+    kept = [prediction(text="y" * 300) for _ in range(50)]
+    for row in kept:
+        log.write([row])
+    log.check()
+    if tidied:
+        log.checkpoint()
+    damage(file, (tmp_path / "backup.db").read_bytes())
+    with pytest.raises(LogUnavailable) as error:
+        log.check()
+    assert str(tmp_path) not in error.value.reason
+    acknowledged = []
+    for _ in range(3):  # it goes on only with a file that is sound
+        row = prediction()
+        try:
+            log.write([row])
+            log.check()
+        except LogUnavailable:
+            continue
+        acknowledged.append(row["id"])
+    log.close()
+    if acknowledged:
+        fresh = PredictionLog(str(log.url))
+        assert {*acknowledged} <= {*ids(fresh)}
+        fresh.close()
+        assert prediction_log.count_sound(file) >= len(acknowledged)
+
+
+def test_rows_that_were_deleted_are_no_damage_for_long(log):
+    rows = [prediction() for _ in range(3)]
+    log.write(rows)
+    log.check()
+    with log.engine.begin() as connection:
+        connection.execute(text("DELETE FROM predictions"))
+    with pytest.raises(LogUnavailable):
+        log.check()
+    log.migrate()
+    log.write(rows[:1])
+    log.check()
+    assert ids(log) == [rows[0]["id"]]
+
+
+def test_purged_rows_are_not_missed(log):
+    log.write([prediction() | {"time": datetime.now(UTC) - timedelta(days=60)}])
+    log.check()
+    assert log.purge(30) == 1
+    log.check()
+
+
+def command(action: str, file: Path, url: str, folder: Path) -> subprocess.Popen:
+    "`python -m prediction_log`, in a folder of its own"
+    here = Path(prediction_log.__file__)
+    if not (folder / "prediction_log.py").exists():
+        shutil.copy(here, folder / "prediction_log.py")
+        shutil.copytree(here.parent / "migrations", folder / "migrations")
+    return subprocess.run(
+        [sys.executable, "-m", "prediction_log", action, str(file)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "", "HOUSE_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_backup_and_restore(tmp_path):
+    (tmp_path / "program").mkdir()
+    backup, url = tmp_path / "backup.db", f"sqlite:///{tmp_path}/predictions.db"
+
+    def run(action: str, file: Path = backup) -> tuple[int, str]:
+        done = command(action, file, url, tmp_path / "program")
+        assert len((done.stdout + done.stderr).splitlines()) == 1, done
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("backup")[0] == 1, "there is no log yet"
+    log, rows = PredictionLog(url), [prediction() for _ in range(3)]
+    log.write(rows[:2])
+    assert run("backup") == (0, "backup: 2 predictions, backup.db\n")
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert "is there already" in run("backup")[1]
+    log.write(rows[2:])
+    assert "is in use" in run("restore")[1]
+    log.close()
+    (tmp_path / "no.db").write_bytes(b"x" * 5000)
+    assert "no sound prediction log" in run("restore", tmp_path / "no.db")[1]
+    (tmp_path / "predictions.db").write_bytes(b"garbage" * 5000)
+    assert run("restore") == (0, "restore: 2 predictions, backup.db\n")
+    log = PredictionLog(url)
+    assert {*ids(log)} == {row["id"] for row in rows[:2]}
+    log.write(rows[2:])
+    log.close()
+    assert (tmp_path / "predictions.db").stat().st_mode & 0o777 == 0o600
+    aside = list(tmp_path.glob("predictions.db.replaced-*"))
+    assert len(aside) == 1 and aside[0].read_bytes().startswith(b"garbage")
+    with pytest.raises(LogUnavailable, match="pg_dump"):
+        prediction_log.backup("postgresql://u@h/d", tmp_path / "other.db")
+
+
+def refused_within(seconds: float, act) -> None:
+    began = time.monotonic()
+    with pytest.raises(LogUnavailable):
+        act()
+    assert time.monotonic() - began < seconds
+
+
+def test_a_database_that_accepts_and_never_answers_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://house@127.0.0.1:{silent.getsockname()[1]}/d"
+        refused_within(10, PredictionLog(url).migrate)
+
+
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    found = psutil.Process(process.pid)
+    return [found, *found.children(recursive=True)]
+
+
+def test_a_database_that_hangs_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(prediction_log, "PATIENCE", 0.5)
+    log, rows = PredictionLog(server.url), [prediction() for _ in range(3)]
+    log.migrate()
+    log.write(rows[:1])
+    log.check()
+    stopped = family(server.process)
+    for process in stopped:
+        process.suspend()
+    try:
+        refused_within(10, lambda: log.write(rows[1:2]))
+        refused_within(10, lambda: log.find(rows[0]["id"]))
+    finally:
+        for process in stopped:
+            process.resume()
+    log.write(rows[2:])
+    log.check()
+    assert log.find(rows[0]["id"]) and log.find(rows[2]["id"])
     log.close()
 
 

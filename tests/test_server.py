@@ -40,14 +40,11 @@ class Live:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "uvicorn",
-                "app:app",
+                "app.py",
                 "--port",
                 str(self.port),
                 "--log-level",
                 "warning",
-                "--no-access-log",
             ],
             cwd=self.folder,
             env=self.environ,
@@ -169,7 +166,8 @@ def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
             ) and answer["high"] / wanted.high == pytest.approx(1, rel=1e-4)
 
 
-def test_schemathesis_finds_nothing(server, tmp_path):
+def schemathesis(server: Live, folder: Path, *options: str) -> None:
+    "Let schemathesis ask a server whatever its description allows and forbids"
     done = subprocess.run(
         [
             Path(sys.executable).with_name("st"),
@@ -182,8 +180,9 @@ def test_schemathesis_finds_nothing(server, tmp_path):
             "--seed",
             "1",
             "--no-color",
+            *options,
         ],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=300,
@@ -191,6 +190,17 @@ def test_schemathesis_finds_nothing(server, tmp_path):
     assert done.returncode == 0 and "No issues found" in done.stdout, done.stdout[
         -5000:
     ]
+
+
+def test_schemathesis_finds_nothing(server, tmp_path):
+    schemathesis(server, tmp_path)
+
+
+def test_schemathesis_finds_nothing_where_keys_are_set(release, tmp_path):
+    key = "a-key-of-sixteen-letters"
+    log = f"sqlite:///{tmp_path}/log.db"
+    with Live(release, database_url=log, api_keys=key) as live:
+        schemathesis(live, tmp_path, "--header", f"Authorization: Bearer {key}")
 
 
 def malformed(house: dict, dice: random.Random) -> bytes:
@@ -300,7 +310,11 @@ def test_limits(release, tmp_path, houses):
                 "POST" if body else "GET",
                 path,
                 body,
-                {"Host": host, **({"X-API-Key": key} if key else {})},
+                {
+                    "Host": host,
+                    "Content-Type": "application/json",
+                    **({"X-API-Key": key} if key else {}),
+                },
             )
             return connection.getresponse().status
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,12 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = ("front", "airflow", "mlflow", "server", "jupyter")
 
 SERVER = """
+import sys
+import uvicorn
 from fastapi import FastAPI
 app = FastAPI(docs_url="/swagger")
 @app.get("/livez")
 def livez(): return "ok"
 @app.get("/readyz")
 def readyz(): return "ok"
+if __name__ == "__main__": uvicorn.run(app, port=int(sys.argv[sys.argv.index("--port") + 1]))
 """
 
 DAG = """
@@ -119,6 +123,7 @@ def up(house, ports):
 
 def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     supervisor = up()
+    address = re.search(r"http://\S+", supervisor.stdout.readline())[0]
     front = httpx.Client(
         base_url=f"http://127.0.0.1:{ports['front']}", timeout=10, trust_env=False
     )
@@ -147,10 +152,9 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     assert "already up at" in second.communicate(timeout=20)[0] and second.returncode
 
     services = front.get("/status").json()["services"]
-    lab, token = (
-        services["jupyter"]["page"].split("/lab")[0],
-        services["jupyter"]["page"].split("token=")[1],
-    )
+    lab = services["jupyter"]["page"].split("/lab")[0]
+    assert "token=" not in str(services) + page
+    token = re.search(r"token=(\w+)", front.get(address).text)[1]
     httpx.post(
         f"{lab}/api/kernels",
         headers={"Authorization": f"token {token}"},
