@@ -276,7 +276,7 @@ def check_programs(server: Path, contract: Contract) -> None:
     app = ast.parse((server / "app.py").read_text(encoding="utf-8"))
     assert contract.title in ast.get_docstring(app, clean=False)
     assert [type(node).__name__ for node in app.body] == [
-        *("Expr", "Import", *["ImportFrom"] * 5, "Assign", "Try"),
+        *("Expr", "Import", *["ImportFrom"] * 5, "Assign", "Assign", "Try", "If"),
     ]
 
 

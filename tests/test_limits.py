@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -37,9 +38,9 @@ OWN = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="module")
-def release(learner) -> Path:
+def release(sample) -> Path:
     "The generated server of a first run"
-    return (learner.path / "var/serve/current").resolve()
+    return sample.release
 
 
 @pytest.fixture(scope="module")
@@ -366,8 +367,8 @@ def test_the_readme_says_what_is_logged(release):
 # A live server, with few files, and clients that keep it waiting.
 
 
-def few_files() -> None:
-    end_with_parent()
+def few_files(parent: int) -> None:
+    end_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
 
@@ -375,6 +376,8 @@ def few_files() -> None:
 def live(release, tmp_path_factory):
     "A server that may have 100 files open: its port and its process"
     port, folder = free_port(), tmp_path_factory.mktemp("live")
+    errors = folder / "errors.txt"
+    log = errors.open("w")
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port), "--log-level", "warning"],
         cwd=release,
@@ -384,17 +387,16 @@ def live(release, tmp_path_factory):
             "HOUSE_REQUEST_SECONDS": "2",
             "HOUSE_GRACE_SECONDS": "1",
         },
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=few_files,
+        stderr=log,
+        preexec_fn=partial(few_files, os.getpid()),
     )
     try:
-        wait_until_alive(f"http://127.0.0.1:{port}", process, 60)
-        yield port, process
+        wait_until_alive(f"http://127.0.0.1:{port}", process, 60, errors)
+        yield port, process, errors
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
+        log.close()
 
 
 def opened(port: int, text: bytes) -> socket.socket:
@@ -412,7 +414,7 @@ HALF = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/
 
 
 def test_sixty_megabytes_in_a_header_end_at_the_limit(live):
-    port, _ = live
+    port, *_ = live
     sent = 0
     with opened(port, b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ") as long:
         with contextlib.suppress(OSError):
@@ -431,7 +433,7 @@ def test_sixty_megabytes_in_a_header_end_at_the_limit(live):
 
 
 def test_a_hundred_and_ten_half_requests_neither_block_nor_stay(live):
-    port, _ = live
+    port, *_ = live
     with contextlib.ExitStack() as stack:
         half = [
             stack.enter_context(opened(port, HALF if i % 2 else HALF[:40]))
@@ -449,7 +451,7 @@ def test_a_hundred_and_ten_half_requests_neither_block_nor_stay(live):
 
 
 def test_a_request_that_comes_in_pieces_is_answered(live):
-    port, _ = live
+    port, *_ = live
     body = b'{"x": 1}'
     head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n"
     with opened(port, head[:50]) as connection:
@@ -462,12 +464,12 @@ def test_a_request_that_comes_in_pieces_is_answered(live):
 
 
 def test_sigterm_ends_it_within_its_grace(live):
-    port, process = live
+    port, process, errors = live
     with opened(port, HALF):
         assert alive(port)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.wait(10)
     assert time.monotonic() - began < 8
-    said = process.stderr.read()
+    said = errors.read_text()
     assert "Traceback" not in said and "allows for 36 connections" in said, said

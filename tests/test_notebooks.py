@@ -9,7 +9,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from traitlets.config import Config
 
 from checkout import ROOT
 
@@ -38,7 +37,6 @@ def execute(notebook) -> None:
         timeout=300,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT / "nbs")}},
-        config=Config(KernelManager={"transport": "ipc"}),
     ).execute()
 
 
