@@ -49,7 +49,7 @@ doctor: .venv/.run ## say what is missing or wrong
 	@housemlops doctor
 
 lock: .venv/.run ## pin the dependency groups of pyproject.toml anew, for Python 3.11 to 3.13
-	@$(LOCK) --upgrade --group test -o requirements.lock
+	@$(LOCK) --upgrade --group test --group benchmarks -o requirements.lock
 	@echo uv | $(LOCK) --no-annotate --constraint requirements.lock -o .ci/uv.txt -
 
 clean: ## forget runs, stores and caches (var/, build/, reports/), not the data

@@ -16,7 +16,7 @@ ours less the peer's, so that below zero is ahead; beside it the middle 95 % of 
 everybody's figures; production knows neither before the sale, and the row "ours, known before the sale" is the model it uses.
 
 It needs the tables of Ames and Windsor, which it fetches with DVC when they are missing. LightGBM, XGBoost and CatBoost are compared when they are
-installed (benchmarks/requirements.txt); a peer that is not installed is named and left out.
+installed (`make .venv/.benchmarks`); a peer that is not installed is named and left out.
 """
 
 import argparse
@@ -69,8 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
     peers = {"ridge": PEERS["ridge"]} if arguments.quick else PEERS
     for module in missing_modules(peers):
         print(
-            f"{module} is not installed, so its rows stay empty. Install it with "
-            f"`{sys.executable} -m pip install -r benchmarks/requirements.txt`.",
+            f"{module} is not installed, so its rows stay empty: `make .venv/.benchmarks` installs it.",
             flush=True,
         )
     for protocol in named:
