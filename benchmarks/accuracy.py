@@ -20,7 +20,6 @@ installed (`make .venv/.benchmarks`); a peer that is not installed is named and 
 """
 
 import argparse
-import sys
 import time
 import warnings
 
