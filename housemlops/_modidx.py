@@ -722,6 +722,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.summarise': ('orchestrate.html#summarise', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.tracked': ('orchestrate.html#tracked', 'housemlops/orchestrate.py'),
+                                        'housemlops.orchestrate.without_lessons': ( 'orchestrate.html#without_lessons',
+                                                                                    'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.work_of': ('orchestrate.html#work_of', 'housemlops/orchestrate.py'),
                                         'housemlops.orchestrate.workspace_path': ( 'orchestrate.html#workspace_path',
                                                                                    'housemlops/orchestrate.py'),

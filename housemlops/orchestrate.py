@@ -32,6 +32,7 @@ __all__ = [
     "as_html",
     "start_lightly",
     "failure",
+    "without_lessons",
     "execute",
     "git",
     "inputs",
@@ -542,6 +543,21 @@ def failure(
     return StageFailed(f"{stage} stopped: {type(error).__name__}: {error}")
 
 
+def without_lessons(
+    notebook: dict,  # as nbformat reads it
+) -> dict:  # the same, changed in place
+    "Turn the cells tagged `lesson` into text: a scheduled run executes what makes the result and its report."
+    for place, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code" and "lesson" in cell["metadata"].get("tags", []):
+            notebook["cells"][place] = type(cell)(
+                cell_type="markdown",
+                id=cell["id"],
+                metadata=cell["metadata"],
+                source=f"*Demonstration, skipped in a scheduled run:*\n\n```python\n{cell['source']}\n```",
+            )
+    return notebook
+
+
 def execute(
     source: Path,  # notebook
     draft: Path,  # written after each cell
@@ -557,7 +573,7 @@ def execute(
     papermill_engines.register("reporting", engine())
     try:
         execute_notebook(
-            source,
+            without_lessons(nbformat.read(source, as_version=4)),
             draft,
             values,
             engine_name="reporting",

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -303,6 +304,26 @@ def test_a_lost_or_doubled_parameters_cell_is_refused(edits):
         orchestrate.declared({"cells": [cell, cell]}, "prepare")
     with pytest.raises(WorkbookError, match="0 cells tagged"):
         orchestrate.declared({"cells": []}, "prepare")
+
+
+# Lessons
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_scheduled_run_skips_lessons_and_keeps_the_run_and_its_checks(stage):
+    notebook = nbformat.read(ROOT / f"nbs/{stage}.ipynb", as_version=4)
+    before = [cell.id for cell in notebook.cells]
+    lessons = [
+        cell.id for cell in notebook.cells if "lesson" in cell.metadata.get("tags", [])
+    ]
+    kept = orchestrate.without_lessons(notebook)
+    assert [cell.id for cell in kept.cells] == before
+    executed = [cell for cell in kept.cells if cell.cell_type == "code"]
+    assert len(lessons) >= 4 and not {*lessons} & {cell.id for cell in executed}
+    assert any(f"run_{stage}(" in cell.source for cell in executed)
+    skipped = [cell.source for cell in kept.cells if cell.id in lessons]
+    assert all(text.startswith("*Demonstration, skipped") for text in skipped)
+    assert not any("#| export" in text for text in skipped)
 
 
 # Snapshots and workspaces
