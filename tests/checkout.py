@@ -89,7 +89,7 @@ class Checkout:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=600,
+            timeout=1500,
         )
         return done.returncode, done.stdout
 
@@ -101,7 +101,7 @@ class Checkout:
             env=self.environ,
             text=True,
             capture_output=True,
-            timeout=600,
+            timeout=1500,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout)

@@ -160,11 +160,11 @@ def pytest_configure(config):
 
 
 def pytest_itemcollected(item):
-    "Allow 900 s for slow tests, and for all that may be the first to need a lifecycle."
+    "Allow 1800 s for slow tests, and for all that may be the first to need a lifecycle."
     makes_lifecycle = {"first_run", "sample"} & {*item.fixturenames}
     long = makes_lifecycle or item.get_closest_marker("slow")
     if long and not item.get_closest_marker("timeout"):
-        item.add_marker(pytest.mark.timeout(900))
+        item.add_marker(pytest.mark.timeout(1800))
 
 
 # Which worker runs what. A module is run by one worker, so that its fixtures are made once, but for two cases:
@@ -203,11 +203,12 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    "Put the longest groups first."
+    "Put the longest groups first, and the search for secrets after all runs of the learner's checkout."
 
-    def place(item) -> int:
+    def place(item) -> tuple[int, bool]:
         group = group_of(item.nodeid)
         module = group if group in FIRST else item.path.stem
-        return FIRST.index(module) if module in FIRST else len(FIRST)
+        first = FIRST.index(module) if module in FIRST else len(FIRST)
+        return first, module != item.path.stem and item.path.stem == "test_canary"
 
     items.sort(key=place)

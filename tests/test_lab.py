@@ -67,7 +67,7 @@ def lab(house):
     try:
         until(
             lambda: process.poll() is not None or not refuses(port),
-            40,
+            180,
             "JupyterLab answers",
         )
         assert process.poll() is None, (house.parent / "lab.log").read_text()
@@ -106,12 +106,12 @@ class Reader:
         "Wait until a notebook is shown and its kernel is ready"
         self.page.locator(
             ".lm-TabBar-tab.lm-mod-current", has_text=Path(path).name
-        ).first.wait_for(timeout=90_000)
-        self.notebook.locator(".jp-Cell").first.wait_for(timeout=90_000)
+        ).first.wait_for(timeout=240_000)
+        self.notebook.locator(".jp-Cell").first.wait_for(timeout=240_000)
         self.notebook.locator(
             ".jp-KernelName", has_text=re.compile("^(?!No Kernel)")
-        ).wait_for(timeout=90_000)
-        self.page.get_by_text(re.compile(r"\| Idle$")).wait_for(timeout=90_000)
+        ).wait_for(timeout=240_000)
+        self.page.get_by_text(re.compile(r"\| Idle$")).wait_for(timeout=240_000)
 
     def follow(self, link, path):
         "Click a link in the notebook"
@@ -147,7 +147,7 @@ class Reader:
                 else None
             )
 
-        return until(finished, 120, f"all cells of {path} ran")
+        return until(finished, 600, f"all cells of {path} ran")
 
     def cell(self, text):
         return self.notebook.locator(".jp-CodeCell", has_text=text).first
@@ -193,13 +193,13 @@ def test_a_new_reader(browser, lab, house, tmp_path):
     verdict = reader.cell("check(1)").locator(".jp-OutputArea")
     until(
         lambda: "Not yet" in verdict.inner_text(),
-        20,
+        90,
         "the wrong answer is not yet right",
     )
     assert "known counts January 2009 too" in verdict.inner_text()
     reader.look("3-not-yet")
     reader.answer(reader.cell("known = len"), RIGHT)
-    until(lambda: "Correct" in verdict.inner_text(), 20, "the right answer is correct")
+    until(lambda: "Correct" in verdict.inner_text(), 90, "the right answer is correct")
     reader.look("4-correct")
     reader.back_to("index.ipynb")
     assert "exercises solved" in json.dumps(reader.run_all("index.ipynb"))

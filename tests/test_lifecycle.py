@@ -83,7 +83,7 @@ def test_second_run_restores_all_and_gives_the_same(learner):
     assert chain["ok"] and chain["links"][0]["name"] == "prediction", chain
 
 
-def kernel_at_work(workspaces: Path, patience: float = 120.0) -> int:
+def kernel_at_work(workspaces: Path, patience: float = 300.0) -> int:
     "Process id of the kernel that works in one of the workspaces, a few seconds after its start"
     end = time.monotonic() + patience
     while time.monotonic() < end:
@@ -111,7 +111,7 @@ def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(
         stderr=subprocess.STDOUT,
     )
     os.kill(kernel_at_work(learner.path / "var/workspaces"), signal.SIGKILL)
-    text = run.communicate(timeout=300)[0]
+    text = run.communicate(timeout=900)[0]
     assert (
         run.returncode == 1
         and f"{stage} stopped because the kernel" in text

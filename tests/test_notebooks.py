@@ -34,7 +34,8 @@ def execute(notebook) -> None:
     "Execute a notebook in place, with this checkout's modules, in the folder nbs/."
     NotebookClient(
         notebook,
-        timeout=300,
+        timeout=900,
+        startup_timeout=240,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT / "nbs")}},
     ).execute()

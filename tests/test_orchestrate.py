@@ -290,7 +290,7 @@ def test_wrong_parameters_are_refused_before_a_kernel_starts(edits, old, new, se
         and sentence in done.stderr
         and "Traceback" not in done.stderr
     )
-    assert time.monotonic() - began < 10 and not (edits / "reports").exists()
+    assert time.monotonic() - began < 60 and not (edits / "reports").exists()
 
 
 def test_a_lost_or_doubled_parameters_cell_is_refused(edits):

@@ -114,7 +114,7 @@ def test_a_kernel_killed_while_its_workers_start_fails_its_stage(stage_project, 
         children = kill_kernel(psutil.Process(int(note.read_text())), moment)
         try:
             with pytest.raises(StageFailed, match="failed to reproduce 'train'"):
-                run.result(timeout=20)
+                run.result(timeout=60)
         finally:
             left = still_running(children, patience=5)
     assert len(children) >= 2 and left == []
@@ -135,14 +135,14 @@ def test_a_reader_ends_with_its_process_and_what_that_left_ends_with_the_block()
         (line,) = read_lines(process)
         assert process.returncode == 0 and is_running(int(line))
     assert not is_running(int(line))
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
 
 
 def test_captured_output_ends_with_its_process():
     began = time.monotonic()
     done = run_captured([sys.executable, "-c", LEAVES])
     assert not is_running(int(done.stdout))
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
 
 
 def test_all_lines_are_read():

@@ -103,14 +103,14 @@ def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(
 ):
     "kill -9 of a worker's whole process group while it trains: the other, or its successor, takes the stage up"
     workers = Workers(tmp_path / "workbook")
-    run, end, hit = workers.start(), time.monotonic() + 900, ""
+    run, end, hit = workers.start(), time.monotonic() + 1500, ""
     while not hit and time.monotonic() < end:
         assert run.poll() is None, run.stdout.read()
         hit = workers.at_work_on("train")
         time.sleep(0.1)
     time.sleep(2)
     os.killpg(workers.worker(hit).pid, signal.SIGKILL)
-    text = run.communicate(timeout=900)[0]
+    text = run.communicate(timeout=1500)[0]
     assert (
         run.returncode == 0
         and "another try" in text

@@ -133,7 +133,7 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
 
     ready = until(
         lambda: supervisor.poll() is not None or front.get("/status").json()["ready"],
-        150,
+        600,
         "all healthy",
     )
     assert supervisor.poll() is None, supervisor.stdout.read()
@@ -149,7 +149,7 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     assert front.get("/", headers={"Host": "attacker.example"}).status_code == 400
 
     second = up()
-    assert "already up at" in second.communicate(timeout=20)[0] and second.returncode
+    assert "already up at" in second.communicate(timeout=90)[0] and second.returncode
 
     services = front.get("/status").json()["services"]
     lab = services["jupyter"]["page"].split("/lab")[0]
@@ -161,8 +161,8 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
         json={"name": "python3"},
     ).raise_for_status()
     os.kill(services["server"]["pid"], signal.SIGKILL)
-    until(lambda: state("server") == "crashed", 10, "the crash is noticed")
-    until(lambda: state("server") == "well", 20, "the server is started again")
+    until(lambda: state("server") == "crashed", 60, "the crash is noticed")
+    until(lambda: state("server") == "well", 120, "the server is started again")
 
     def members() -> list[psutil.Process]:
         return [
@@ -173,15 +173,15 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
 
     until(
         lambda: any("1234" in process.cmdline() for process in members()),
-        30,
+        300,
         "Airflow runs the task",
     )
     known = {*members(), *psutil.Process(supervisor.pid).children(recursive=True)}
 
     began = time.monotonic()
     supervisor.send_signal(signal.SIGINT)
-    told = supervisor.communicate(timeout=30)[0]
-    assert time.monotonic() - began < 15
+    told = supervisor.communicate(timeout=120)[0]
+    assert time.monotonic() - began < 60
     assert supervisor.returncode == 0 and "Stopped" in told
     assert [process for process in known if process.is_running()] == []
     assert all(refuses(port) for port in ports.values())
@@ -193,7 +193,7 @@ def test_a_port_in_use_is_refused_with_a_sentence(ports, up):
         taken.bind(("127.0.0.1", ports["server"]))
         taken.listen()
         refused = up()
-        told = refused.communicate(timeout=30)[0]
+        told = refused.communicate(timeout=120)[0]
     assert (
         refused.returncode
         and f"Port {ports['server']}, wanted for the prediction server, is in use"

@@ -89,7 +89,7 @@ def walked(tmp_path_factory):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=300,
+                timeout=900,
             )
             assert done.returncode == 0, f"{text}\n{done.stdout}"
             said.append(done.stdout)
