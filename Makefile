@@ -64,7 +64,7 @@ INSTALL = VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet
 # The environment holds the dependency groups that were asked for, each at the versions of requirements.lock.
 .venv/.%: requirements.lock pyproject.toml ipython_kernel_config.py $(BIN)/uv
 	@echo "Installing the dependency group '$*' into .venv ..."
-	@$(INSTALL) --compile-bytecode --require-hashes --constraint requirements.lock --group $*
+	@$(INSTALL) --require-hashes --constraint requirements.lock --group $*
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/etc/ipython && cp ipython_kernel_config.py .venv/etc/ipython/
 	@touch .venv/.run $@

@@ -185,7 +185,7 @@ class Time:
         return not left
 
 
-def wait_until(holds, process: subprocess.Popen, patience: float = 600):
+def wait_until(holds, process: subprocess.Popen, patience: float = 1500):
     end = time.monotonic() + patience
     while not holds():
         assert process.poll() is None, process.stdout.read()
