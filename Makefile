@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUTF8 := 1
 
-.PHONY: run check test test-contracts up lab docs check-deploy sync hooks doctor lock clean help
+.PHONY: run check test test-long test-contracts up lab docs check-deploy sync hooks doctor lock clean help
 .PRECIOUS: .venv/.%
 
 run: .venv/.run ## run the whole lifecycle once, through Airflow, and print what came of it
@@ -14,13 +14,16 @@ check: .venv/.test ## what to run after each edit: format, lint, notebooks in st
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@housemlops sync --check
-	@python -m pytest -n 2 -m "not slow" tests
+	@python -m pytest -n 2 -m "not slow and not long" tests
 
-test: .venv/.test ## everything: the same, and every notebook, the pipeline, the server, the site
+test: .venv/.test ## the same, and every notebook, the pipeline, the server, the site
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@housemlops sync --check
-	@python -m pytest -n 3 -rs --junitxml=var/log/junit-tests.xml tests
+	@python -m pytest -n 3 -rs -m "not long" --junitxml=var/log/junit-tests.xml tests
+
+test-long: .venv/.test ## replays, two workers, promotion and rollback, everything live, JupyterLab: what takes minutes of its own
+	@python -m pytest -n 2 -rs -m long --junitxml=var/log/junit-long.xml tests
 
 test-contracts: .venv/.test ## 500 contracts as strangers may write them: each generated server starts, prices, and does nothing else
 	@TEST_CONTRACTS=$${TEST_CONTRACTS:-500} python -m pytest tests/test_contracts.py

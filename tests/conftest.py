@@ -155,12 +155,19 @@ def pytest_configure(config):
     for line in (
         "slow: takes more than ten seconds, or starts services; `make check` leaves it out",
         "browser: opens a page in headless Chromium",
+        "long: takes minutes of its own, many processes side by side; `make test-long` runs it",
     ):
         config.addinivalue_line("markers", line)
 
 
+# Whole replays, workers, supervisors and browsers in JupyterLab: `make test-long`.
+LONG = {"test_history", "test_trust", "test_scale", "test_up", "test_lab"}
+
+
 def pytest_itemcollected(item):
     "Allow 1800 s for slow tests, and for all that may be the first to need a lifecycle."
+    if item.path.stem in LONG:
+        item.add_marker(pytest.mark.long)
     makes_lifecycle = {"first_run", "sample"} & {*item.fixturenames}
     long = makes_lifecycle or item.get_closest_marker("slow")
     if long and not item.get_closest_marker("timeout"):
