@@ -4,11 +4,14 @@ A cell with the tag `check-output` must also give again what is stored in it.
 """
 
 import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 from checkout import ROOT
 
@@ -30,14 +33,17 @@ def text_of(cell) -> list[str]:
     return [f"{kind}:\n{text.rstrip()}" for kind, text in shown]
 
 
-def execute(notebook) -> None:
+def execute(notebook, sockets: Path) -> None:
     "Execute a notebook in place, with this checkout's modules, in the folder nbs/."
+    # Kernels that start side by side may choose the same TCP port; a folder of sockets is their own.
+    manager = {"transport": "ipc", "ip": str(sockets / "kernel")}
     NotebookClient(
         notebook,
         timeout=900,
         startup_timeout=240,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT / "nbs")}},
+        config=Config(KernelManager=manager),
     ).execute()
 
 
@@ -48,7 +54,8 @@ def test_a_notebook_runs_and_its_marked_cells_give_what_is_stored(name, monkeypa
     stored = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4)
     executed = copy.deepcopy(stored)
     try:
-        execute(executed)
+        with TemporaryDirectory() as sockets:
+            execute(executed, Path(sockets))
     except CellExecutionError as error:
         pytest.fail(f"nbs/{name}.ipynb: {error}", pytrace=False)
     for before, after in zip(stored.cells, executed.cells):
