@@ -57,7 +57,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .orchestrate import git
+from .core.repository import git
 from .processes import run_captured
 from .settings import WorkbookError, did_you_mean
 
@@ -182,14 +182,14 @@ def prepared(**changes):  # -> train, test
     "The splits that the workspace's stage `prepare` makes now"
     import pandas as pd
 
-    from housemlops.orchestrate import defaults, read_notebook
+    from housemlops.pipeline.parameters import parameter_defaults, read_notebook
     from housemlops.prepare import run_prepare
 
     with TemporaryDirectory() as folder:
         build = Path(folder)
         shutil.copytree("build/ingest", build / "ingest")
         run_prepare(
-            **defaults(read_notebook(Path.cwd(), "prepare"), "prepare")
+            **parameter_defaults(read_notebook(Path.cwd(), "prepare"), "prepare")
             | {"build": build}
             | changes
         )
@@ -356,7 +356,7 @@ def trained_again(root: Path) -> None:
     "Run the workspace's stage `train` with the workspace's parameters"
     python(
         root,
-        "from housemlops.orchestrate import stage_parameters; from housemlops.train import run_train; from pathlib import Path; "
+        "from housemlops.pipeline.parameters import stage_parameters; from housemlops.train import run_train; from pathlib import Path; "
         "run_train(build=Path('build'), **stage_parameters(Path('.'), 'train'))",
     )
 
@@ -368,7 +368,7 @@ def put_early_crown_and_train(root: Path) -> None:
 
 
 def probe_early_crown(note: dict) -> tuple[str, str]:
-    from housemlops.orchestrate import relocate
+    from housemlops.pipeline.sample import relocate
     from housemlops.promote import (
         champion,
         log_path,
@@ -595,9 +595,9 @@ def put_lost_tag(root: Path) -> None:
         for cell in notebook["cells"]:
             cell["metadata"] = {}
         write_notebook(path, notebook)
-    swap(
+    edit(
         root,
-        "orchestrate",
+        "housemlops/pipeline/parameters.py",
         """        for cell in notebook["cells"]
         if "parameters" in cell["metadata"].get("tags", [])
     ]
@@ -648,10 +648,9 @@ def probe_lost_tag(note: dict) -> tuple[str, str]:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    from housemlops.orchestrate import (
-        graph,
+    from housemlops.pipeline.graph import graph, pipeline
+    from housemlops.pipeline.parameters import (
         parameter_lines,
-        pipeline,
         read_notebook,
         stage_parameters,
     )

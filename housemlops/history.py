@@ -73,21 +73,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .core.repository import data_md5, git
 from housemlops.orchestrate import (
     Beside,
     answers,
     build_dag,
-    data_md5,
     finish_workspace,
-    git,
     head_commit,
-    loops,
-    pipeline,
     prepare_airflow,
     run_environment,
     snapshot,
     workspace_path,
 )
+from .pipeline.graph import loops, pipeline
 from .processes import run_captured
 from housemlops.settings import (
     WorkbookError,

@@ -37,16 +37,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from .core.repository import git
 from .evaluate import figure
 from .ingest import read_json
-from housemlops.orchestrate import (
-    ancestors,
-    fill_workspace,
-    git,
-    graph,
-    pipeline,
-    run_environment,
-)
+from .orchestrate import fill_workspace, run_environment
+from .pipeline.graph import ancestors, graph, pipeline
 from .prediction_log import LogUnavailable, PredictionLog
 from .processes import run_captured
 from housemlops.promote import (

@@ -54,6 +54,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from .core.repository import git
 from housemlops.deploy import (
     FIELDS,
     clusters,
@@ -65,7 +66,6 @@ from housemlops.deploy import (
 from .evaluate import figure
 from .ingest import read_json
 from .lineage import find_model
-from .orchestrate import git
 from .promote import registered_name
 from .serve import generate
 from housemlops.settings import (

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from housemlops.contract import load_contract
 from housemlops.evaluate import slice_labels
 from housemlops.ingest import read_json, write_json
-from housemlops.orchestrate import copy_sample, kept_sample
+from housemlops.pipeline.sample import copy_sample, kept_sample
 from housemlops.settings import WorkbookError, folder_sha256, params, repo_root
 
 ROOT = repo_root()
