@@ -206,7 +206,7 @@ def newest_drift(
     "How the houses of the newest months differ from those before, by the workspace's own checks"
     import pandas as pd
 
-    from housemlops.ingest import sale_months
+    from housemlops.contract import sale_months
     from housemlops.monitor import input_checks, settle
 
     contract, _, sales = sample_tables()
@@ -368,14 +368,9 @@ def put_early_crown_and_train(root: Path) -> None:
 
 
 def probe_early_crown(note: dict) -> tuple[str, str]:
+    from housemlops.model.registry import champion, registered_name
     from housemlops.pipeline.sample import relocate
-    from housemlops.promote import (
-        champion,
-        log_path,
-        read_promotions,
-        registered_name,
-        succession,
-    )
+    from housemlops.promote import log_path, read_promotions, succession
     from housemlops.settings import settings, tracking
     from housemlops.train import log_training
 
@@ -485,7 +480,7 @@ def probe_left_over(note: dict) -> tuple[str, str]:
     import onnx
 
     from housemlops.contract import load_contract
-    from housemlops.ingest import read_json
+    from housemlops.core.files import read_json
     from housemlops.promote import reprove
     from housemlops.train import write_model
 
@@ -737,9 +732,8 @@ def put_shared_rows(root: Path) -> None:
 
 
 def probe_shared_rows(note: dict) -> tuple[str, str]:
-    from housemlops.contract import load_contract, row_fingerprints
+    from housemlops.contract import load_contract, row_fingerprints, sale_months
     from housemlops.evaluate import refuse_learned
-    from housemlops.ingest import sale_months
 
     contract = load_contract("sample")
     for months in (12, 6):

@@ -646,7 +646,7 @@ def start_over(
     identity: dict,
 ):
     "Forget an earlier replay: its months, its champions, its answers. Versions in development stay: results in DVC's cache name them."
-    from housemlops.promote import registered_name
+    from housemlops.model.registry import registered_name
 
     state, name, client = (
         settings(root).paths.state,
@@ -1137,7 +1137,7 @@ def replay_history(
         TimeElapsedColumn,
     )
 
-    from housemlops.serve import free_port
+    from housemlops.serving.running import free_port
     from housemlops.timeline import write_history
     from housemlops.up import guarded, stop
 

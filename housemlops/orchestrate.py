@@ -1152,7 +1152,7 @@ def live_server(
     port: int,  # of the live server
 ) -> str:  # its address, or "" when nobody serves this release there
     "Where a release is live."
-    from housemlops.serve import ask as get
+    from housemlops.serving.running import ask as get
 
     url = f"http://127.0.0.1:{port}"
     try:
@@ -1171,8 +1171,8 @@ def ask_prediction(
     root: Path,  # checkout
 ) -> tuple[str, dict]:  # address that was asked, its answer
     "Ask the generated server for the price of its example; the prediction is logged as any other."
-    from housemlops.serve import ask as post
-    from housemlops.serve import live_environment, running
+    from housemlops.serving.running import ask as post
+    from housemlops.serving.running import live_environment, running
 
     example, chosen = (
         json.loads((release / "model/example.json").read_text()),
@@ -1191,7 +1191,7 @@ def champion_version(
     name: str,  # registered model
 ) -> int | None:  # version number; None: no champion yet
     "Ask the registry which version is champion."
-    from housemlops.promote import champion
+    from housemlops.model.registry import champion
 
     standing = champion(tracking(settings(root)).MlflowClient(), name)
     return int(standing.version) if standing else None
@@ -1201,7 +1201,7 @@ def gate_rows(
     gates: list[dict],  # of the receipt
 ) -> list[tuple[str, str, str, str]]:  # gate, value, limit, verdict
     "What each gate asked and what the model reached."
-    from housemlops.evaluate import verdicts
+    from housemlops.model.gates import verdicts
 
     colours = {"passed": "[green]passed[/]", "FAILED": "[red]FAILED[/]"}
     return [

@@ -481,7 +481,7 @@ def champion_from_registry(
     workspace: Path,
 ):
     "Make the champion's release where a month's run looks for it."
-    from housemlops.promote import champion, registered_name
+    from housemlops.model.registry import champion, registered_name
     from housemlops.serve import deploy
 
     mlflow = tracking(settings(root))

@@ -11,7 +11,7 @@ from checkout import GOOD, Checkout
 from housemlops.pipeline.notebook import execute
 from housemlops.pipeline.parameters import parameter_defaults, read_notebook
 from housemlops.pipeline.sample import kept_sample
-from housemlops.serve import ask, running
+from housemlops.serving.running import ask, running
 from housemlops.settings import repo_root
 
 ROOT = repo_root()
