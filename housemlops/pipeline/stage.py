@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from housemlops.core.repository import code_lineage, data_md5
+from housemlops.pipeline.closure import check_dependencies
 from housemlops.pipeline.graph import pipeline
 from housemlops.pipeline.notebook import as_html, execute, normalise, speed_up_start
 from housemlops.pipeline.parameters import (
@@ -151,6 +152,7 @@ def run_stage(stage: str, root: Path | None = None):
     values = {"build": "build", **stage_parameters(root, stage)}
     source, draft = root / f"nbs/{stage}.ipynb", root / f"reports/{stage}.draft.ipynb"
     check_parameters(values, parameter_types(read_notebook(root, stage), stage), stage)
+    check_dependencies(root, stage)
     draft.parent.mkdir(exist_ok=True)
     os.environ.update(
         PYTHONPATH=str(root),
