@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def all_names() -> list[str]:
     """Return all notebooks: the stages in their order, then the others by name."""
-    from housemlops.orchestrate import graph, pipeline
+    from housemlops.pipeline.graph import graph, pipeline
 
     stages = [*graph(pipeline(ROOT))]
     return [*stages, *sorted(notebook_names() - {*stages})]
@@ -49,9 +49,7 @@ def all_names() -> list[str]:
 
 def make_sample() -> None:
     """Make the sample of every stage, so that no notebook is charged for it."""
-    code = (
-        "from housemlops.orchestrate import open_build; open_build('sample', 'monitor')"
-    )
+    code = "from housemlops.pipeline.sample import open_build; open_build('sample', 'monitor')"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

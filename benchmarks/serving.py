@@ -149,7 +149,8 @@ def running(
     "A server that has answered once; it ends with the block, and its children with it"
     import psutil
 
-    from housemlops.serve import end_with_parent, free_port
+    from housemlops.serving.running import free_port
+    from housemlops.settings import end_with_parent
 
     port, start = free_port(), time.perf_counter()
     with TemporaryFile() as said:
@@ -227,7 +228,7 @@ def measure(
 
 def champion_folder(release: dict, build: Path, scratch: Path) -> Path:
     "The model folder of the live release: the latest run's where it is the same, otherwise from the registry"
-    from housemlops.promote import download
+    from housemlops.model.registry import download
     from housemlops.settings import folder_sha256, tracking
 
     model = build / "train/model"
@@ -248,7 +249,7 @@ def postgres(
     folder: Path,
 ) -> Iterator[str | None]:  # URL; None where its programs are not found
     "A PostgreSQL of our own with its default settings, on a free loopback port"
-    from housemlops.serve import free_port
+    from housemlops.serving.running import free_port
 
     homes = [
         Path(found).parent for found in [shutil.which("pg_ctl")] if found
@@ -673,10 +674,9 @@ def main(asked: argparse.Namespace) -> None:
     import pandas as pd
     from rich.console import Console
 
-    from housemlops.contract import Contract
-    from housemlops.ingest import read_json
+    from housemlops.contract import Contract, as_request
+    from housemlops.core.files import read_json
     from housemlops.promote import table_prices
-    from housemlops.train import as_request
 
     console = Console(width=140)
     with TemporaryDirectory(dir=state, prefix="bench-") as folder, ExitStack() as stack:

@@ -40,7 +40,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .ingest import read_json
+from .core.files import read_json
 from .settings import Settings, WorkbookError, settings
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "ok_mark",
     "error_sentence",
     "report",
+    "run_on_sample",
     "run",
     "stage",
     "airflow",
@@ -82,6 +83,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -147,7 +149,7 @@ def completing(
 
 def stage_names() -> list[str]:
     "The stages of dvc.yaml."
-    from housemlops.orchestrate import pipeline
+    from housemlops.pipeline.graph import pipeline
 
     return list(pipeline(repo_root()))
 
@@ -225,6 +227,19 @@ def report(
 
 
 # %% ../nbs/cli.ipynb #cli-006
+def run_on_sample(
+    name: str,  # of a stage
+    scratch: Path,  # holds build/ and state/ of the earlier stages
+):
+    "Run a stage as a function, with the defaults of its notebook."
+    from housemlops.pipeline.parameters import parameter_defaults, read_notebook
+    from housemlops.pipeline.sample import use_scratch_stores
+
+    values = parameter_defaults(read_notebook(repo_root(), name), name)
+    values["build"] = use_scratch_stores(scratch)
+    getattr(import_module(f"housemlops.{name}"), f"run_{name}")(**values)
+
+
 @app.command()
 def run(
     as_of: str = typer.Option(
@@ -251,11 +266,15 @@ def stage(
     name: str = typer.Argument(
         help="A stage of dvc.yaml.", autocompletion=completing(stage_names)
     ),
+    sample: Path = typer.Option(None, hidden=True),
 ):
     "Execute one stage's notebook here; DVC calls this."
-    from housemlops.orchestrate import run_stage
+    from housemlops.pipeline.stage import run_stage
 
-    run_stage(name)
+    if sample:
+        run_on_sample(name, sample)
+    else:
+        run_stage(name)
 
 
 # %% ../nbs/cli.ipynb #cli-008
@@ -831,7 +850,7 @@ def check_git() -> str | None:
 
 def check_data() -> str | None:
     "The ledger is here, or the DVC remote can give it."
-    from housemlops.orchestrate import data_md5
+    from housemlops.core.repository import data_md5
 
     root, dataset = repo_root(), params()["dataset"]
     if data_md5(root, dataset):

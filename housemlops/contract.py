@@ -32,12 +32,15 @@ __all__ = [
     "cast_column",
     "missing_columns",
     "cast",
+    "sale_months",
     "row_fingerprints",
     "pandera_schema",
     "request_limits",
     "can_be_asked",
     "request_field",
     "request_model",
+    "as_request",
+    "request_example",
     "mlflow_signature",
     "evidently_definition",
     "feature_plan",
@@ -446,6 +449,35 @@ def cast(
     )
 
 
+# %% ../nbs/contract.ipynb #contract-022b
+def sale_months(
+    sales: pd.DataFrame,  # as text, or typed
+    contract: Contract,
+) -> (
+    pd.Series | None
+):  # (n_sales,) "YYYY-MM", "" where it cannot be told; None without dates
+    "The month of each sale, as text that sorts in time"
+    names = contract.date or {}
+    if not names or not {*names.values()} <= {*sales.columns}:
+        return None
+    if "column" in names:
+        return (
+            pd.to_datetime(sales[names["column"]], errors="coerce", format="ISO8601")
+            .dt.strftime("%Y-%m")
+            .fillna("")
+        )
+    year, month = (
+        pd.to_numeric(sales[names[part]], errors="coerce") for part in ("year", "month")
+    )
+    sound = year.between(1000, 9999) & month.between(1, 12)
+    text = (
+        year[sound].astype(int).astype(str)
+        + "-"
+        + month[sound].astype(int).astype(str).str.zfill(2)
+    )
+    return text.reindex(sales.index, fill_value="")
+
+
 # %% ../nbs/contract.ipynb #contract-024
 def row_fingerprints(
     table: pd.DataFrame,  # (n_sales, n_columns) typed
@@ -566,6 +598,34 @@ def request_model(
     return create_model(
         "House", __config__=config, __doc__="A house to be priced", **fields
     )
+
+
+# %% ../nbs/contract.ipynb #contract-032b
+def as_request(values: dict, contract: Contract) -> dict:  # column -> value
+    "Typed values as a request: plain numbers and text, without what is missing"
+
+    def plain(name, value):
+        return (
+            value
+            if not contract.columns[name].is_number
+            else int(value)
+            if contract.columns[name].type == "integer"
+            else float(value)
+        )
+
+    return {
+        name: plain(name, value)
+        for name, value in values.items()
+        if value is not None and value == value
+    }
+
+
+def request_example(
+    sale: pd.DataFrame,  # (1, n_columns) typed
+    contract: Contract,
+) -> dict:  # column -> value
+    "A sale as a request: what is known before it, without what is missing"
+    return as_request({name: sale[name].iloc[0] for name in contract.inputs}, contract)
 
 
 # %% ../nbs/contract.ipynb #contract-034

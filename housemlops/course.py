@@ -61,7 +61,7 @@ import pandas as pd
 from filelock import FileLock
 
 from .faults import LABS
-from .orchestrate import open_build
+from .pipeline.sample import open_build
 from .settings import WorkbookError, did_you_mean, repo_root, settings
 
 # %% ../nbs/course.ipynb #course-005

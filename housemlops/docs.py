@@ -107,7 +107,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .course import notebook_table
-from .orchestrate import graph, listed, loops, pipeline
+from .pipeline.graph import graph, listed, loops, pipeline
 from .promote import read_promotions
 from housemlops.settings import (
     WorkbookError,
@@ -211,9 +211,9 @@ def room_groups(
         Path(dep).stem
         for stage in stages.values()
         for dep in listed(stage.get("deps"))
-        if dep.startswith("housemlops/")
+        if Path(dep).parent == Path("housemlops")
     ]
-    low, centre = beneath(needs, [*stages, *named]), graph.__module__.rpartition(".")[2]
+    low, centre = beneath(needs, [*stages, *named]), "orchestrate"
     group = {
         room: 0 if room in low else 2 if centre in beneath(needs, [room]) else 1
         for room in order

@@ -8,7 +8,6 @@ __all__ = [
     "SLICE_CONFIDENCE",
     "COMPARED",
     "price_metrics",
-    "predict_prices",
     "refuse_learned",
     "refuse_foresight",
     "refuse_leaks",
@@ -16,12 +15,9 @@ __all__ = [
     "price_thirds",
     "hits_by",
     "interval_report",
-    "figure",
-    "limit_text",
     "gate",
     "limits",
     "judge",
-    "verdicts",
     "errors_by",
     "value_thirds",
     "slice_labels",
@@ -51,7 +47,10 @@ import numpy as np
 import pandas as pd
 
 from .contract import Contract, load_contract, row_fingerprints
-from .ingest import read_json, write_json
+from .core.files import read_json, write_json
+from .model.gates import figure, limit_text, verdicts
+from .model.prices import coverage_width, predict_prices
+from .model.registry import find_training
 from .predict import encode, inputs_of
 from housemlops.settings import (
     WorkbookError,
@@ -60,7 +59,6 @@ from housemlops.settings import (
     tracking,
     whole_folder,
 )
-from .train import coverage_width, find_training
 
 
 # %% ../nbs/evaluate.ipynb #evaluate-008
@@ -81,23 +79,6 @@ def price_metrics(
         "mape": float(metrics.mean_absolute_percentage_error(actual, predicted)),
         "r2": float(metrics.r2_score(actual, predicted)),
     }
-
-
-# %% ../nbs/evaluate.ipynb #evaluate-011
-def predict_prices(
-    model: Path,  # MLflow model folder
-    table: pd.DataFrame,  # (n_sales, n_columns) typed
-    contract: Contract,
-) -> pd.DataFrame:  # (n_sales, n_outputs) money, the price under the target's name
-    "Prices of a table by an MLflow model, which is shown only what is known before the sale"
-    import mlflow.pyfunc
-
-    found = mlflow.pyfunc.load_model(str(model)).predict(table[contract.inputs])
-    return (
-        found.set_index(table.index)
-        if isinstance(found, pd.DataFrame)
-        else pd.DataFrame({contract.target: found}, table.index)
-    )
 
 
 # %% ../nbs/evaluate.ipynb #evaluate-014
@@ -206,16 +187,6 @@ def interval_report(
 HIGHER_IS_BETTER = {"r2", "gain"}
 
 
-def figure(value: float) -> str:
-    "A figure for people: money whole, shares with four digits"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
-
-
-def limit_text(limit: float | list[float]) -> str:
-    "A limit for people; of a pair, the lower and the upper one"
-    return " to ".join(map(figure, limit)) if isinstance(limit, list) else figure(limit)
-
-
 def gate(
     name: str, value: float, threshold: float | list[float]
 ) -> dict:  # name, value, threshold, passed, reason
@@ -258,22 +229,6 @@ def judge(
     return [gate(name, model[name], limit) for name, limit in limits.items()] + [
         gate("gain", gain, min_gain)
     ]
-
-
-def verdicts(gates: list[dict]) -> pd.DataFrame:  # one row a gate
-    "Gates as people read them: value, limit, verdict"
-    return pd.DataFrame(
-        [
-            (
-                g["name"].upper(),
-                figure(g["value"]),
-                limit_text(g["threshold"]),
-                "passed" if g["passed"] else "FAILED",
-            )
-            for g in gates
-        ],
-        columns=["gate", "value", "limit", "verdict"],
-    ).set_index("gate")
 
 
 # %% ../nbs/evaluate.ipynb #evaluate-028

@@ -57,7 +57,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .orchestrate import git
+from .core.repository import git
 from .processes import run_captured
 from .settings import WorkbookError, did_you_mean
 
@@ -182,14 +182,14 @@ def prepared(**changes):  # -> train, test
     "The splits that the workspace's stage `prepare` makes now"
     import pandas as pd
 
-    from housemlops.orchestrate import defaults, read_notebook
+    from housemlops.pipeline.parameters import parameter_defaults, read_notebook
     from housemlops.prepare import run_prepare
 
     with TemporaryDirectory() as folder:
         build = Path(folder)
         shutil.copytree("build/ingest", build / "ingest")
         run_prepare(
-            **defaults(read_notebook(Path.cwd(), "prepare"), "prepare")
+            **parameter_defaults(read_notebook(Path.cwd(), "prepare"), "prepare")
             | {"build": build}
             | changes
         )
@@ -206,7 +206,7 @@ def newest_drift(
     "How the houses of the newest months differ from those before, by the workspace's own checks"
     import pandas as pd
 
-    from housemlops.ingest import sale_months
+    from housemlops.contract import sale_months
     from housemlops.monitor import input_checks, settle
 
     contract, _, sales = sample_tables()
@@ -356,7 +356,7 @@ def trained_again(root: Path) -> None:
     "Run the workspace's stage `train` with the workspace's parameters"
     python(
         root,
-        "from housemlops.orchestrate import stage_parameters; from housemlops.train import run_train; from pathlib import Path; "
+        "from housemlops.pipeline.parameters import stage_parameters; from housemlops.train import run_train; from pathlib import Path; "
         "run_train(build=Path('build'), **stage_parameters(Path('.'), 'train'))",
     )
 
@@ -368,14 +368,9 @@ def put_early_crown_and_train(root: Path) -> None:
 
 
 def probe_early_crown(note: dict) -> tuple[str, str]:
-    from housemlops.orchestrate import relocate
-    from housemlops.promote import (
-        champion,
-        log_path,
-        read_promotions,
-        registered_name,
-        succession,
-    )
+    from housemlops.model.registry import champion, registered_name
+    from housemlops.pipeline.sample import relocate
+    from housemlops.promote import log_path, read_promotions, succession
     from housemlops.settings import settings, tracking
     from housemlops.train import log_training
 
@@ -485,7 +480,7 @@ def probe_left_over(note: dict) -> tuple[str, str]:
     import onnx
 
     from housemlops.contract import load_contract
-    from housemlops.ingest import read_json
+    from housemlops.core.files import read_json
     from housemlops.promote import reprove
     from housemlops.train import write_model
 
@@ -595,9 +590,9 @@ def put_lost_tag(root: Path) -> None:
         for cell in notebook["cells"]:
             cell["metadata"] = {}
         write_notebook(path, notebook)
-    swap(
+    edit(
         root,
-        "orchestrate",
+        "housemlops/pipeline/parameters.py",
         """        for cell in notebook["cells"]
         if "parameters" in cell["metadata"].get("tags", [])
     ]
@@ -648,10 +643,9 @@ def probe_lost_tag(note: dict) -> tuple[str, str]:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    from housemlops.orchestrate import (
-        graph,
+    from housemlops.pipeline.graph import graph, pipeline
+    from housemlops.pipeline.parameters import (
         parameter_lines,
-        pipeline,
         read_notebook,
         stage_parameters,
     )
@@ -738,9 +732,8 @@ def put_shared_rows(root: Path) -> None:
 
 
 def probe_shared_rows(note: dict) -> tuple[str, str]:
-    from housemlops.contract import load_contract, row_fingerprints
+    from housemlops.contract import load_contract, row_fingerprints, sale_months
     from housemlops.evaluate import refuse_learned
-    from housemlops.ingest import sale_months
 
     contract = load_contract("sample")
     for months in (12, 6):

@@ -73,21 +73,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .core.repository import data_md5, git
 from housemlops.orchestrate import (
     Beside,
     answers,
     build_dag,
-    data_md5,
     finish_workspace,
-    git,
     head_commit,
-    loops,
-    pipeline,
     prepare_airflow,
     run_environment,
     snapshot,
     workspace_path,
 )
+from .pipeline.graph import loops, pipeline
 from .processes import run_captured
 from housemlops.settings import (
     WorkbookError,
@@ -648,7 +646,7 @@ def start_over(
     identity: dict,
 ):
     "Forget an earlier replay: its months, its champions, its answers. Versions in development stay: results in DVC's cache name them."
-    from housemlops.promote import registered_name
+    from housemlops.model.registry import registered_name
 
     state, name, client = (
         settings(root).paths.state,
@@ -1139,7 +1137,7 @@ def replay_history(
         TimeElapsedColumn,
     )
 
-    from housemlops.serve import free_port
+    from housemlops.serving.running import free_port
     from housemlops.timeline import write_history
     from housemlops.up import guarded, stop
 

@@ -5,13 +5,9 @@
 # %% auto #0
 __all__ = [
     "read_ledger",
-    "sale_months",
     "check_month",
     "known_at",
     "completeness",
-    "file_md5",
-    "write_json",
-    "read_json",
     "run_ingest",
     "as_meant",
     "sale_keys",
@@ -25,8 +21,6 @@ __all__ = [
 ]
 
 # %% ../nbs/ingest.ipynb #ingest-002
-import hashlib
-import json
 import os
 import re
 import subprocess
@@ -39,7 +33,14 @@ import pandas as pd
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from .contract import Contract, cast, infer_contract, load_contract
+from housemlops.contract import (
+    Contract,
+    cast,
+    infer_contract,
+    load_contract,
+    sale_months,
+)
+from .core.files import file_md5, write_json
 from housemlops.settings import (
     WorkbookError,
     did_you_mean,
@@ -72,35 +73,6 @@ def read_ledger(
         raise WorkbookError(
             f"{path.name} is not a readable table: {str(error).splitlines()[0]}"
         ) from None
-
-
-# %% ../nbs/ingest.ipynb #ingest-011
-def sale_months(
-    sales: pd.DataFrame,  # as text, or typed
-    contract: Contract,
-) -> (
-    pd.Series | None
-):  # (n_sales,) "YYYY-MM", "" where it cannot be told; None without dates
-    "The month of each sale, as text that sorts in time"
-    names = contract.date or {}
-    if not names or not {*names.values()} <= {*sales.columns}:
-        return None
-    if "column" in names:
-        return (
-            pd.to_datetime(sales[names["column"]], errors="coerce", format="ISO8601")
-            .dt.strftime("%Y-%m")
-            .fillna("")
-        )
-    year, month = (
-        pd.to_numeric(sales[names[part]], errors="coerce") for part in ("year", "month")
-    )
-    sound = year.between(1000, 9999) & month.between(1, 12)
-    text = (
-        year[sound].astype(int).astype(str)
-        + "-"
-        + month[sound].astype(int).astype(str).str.zfill(2)
-    )
-    return text.reindex(sales.index, fill_value="")
 
 
 # %% ../nbs/ingest.ipynb #ingest-014
@@ -143,25 +115,6 @@ def completeness(
     return (
         f"{sold} sales of {newest} are known, and {before.idxmin()} had {before.min()}"
     )
-
-
-# %% ../nbs/ingest.ipynb #ingest-022
-def file_md5(path: Path) -> str:  # 32 hexadecimal digits
-    "MD5 of a file's bytes, the name under which DVC stores it"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def write_json(path: Path, value: dict | list) -> None:
-    "Write plain data as JSON that people can read and compare"
-    path.write_text(
-        json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        encoding="utf-8",
-    )
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 # %% ../nbs/ingest.ipynb #ingest-023

@@ -34,17 +34,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .core.repository import git
 from .faults import LABS, Lab, commit, find_lab, tune
-from housemlops.orchestrate import (
-    ancestors,
-    git,
-    graph,
-    kept_sample,
-    pipeline,
-    read_notebook,
-    relocate,
-    snapshot,
-)
+from .orchestrate import snapshot
+from .pipeline.graph import ancestors, graph, pipeline
+from .pipeline.parameters import read_notebook
+from .pipeline.sample import kept_sample, relocate
 from .processes import run_captured
 from .settings import WorkbookError, repo_root, settings
 

@@ -37,36 +37,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .evaluate import figure
-from .ingest import read_json
-from housemlops.orchestrate import (
-    ancestors,
-    fill_workspace,
-    git,
-    graph,
-    pipeline,
-    run_environment,
+from .core.files import read_json
+from .core.repository import git
+from .model.gates import figure
+from housemlops.model.registry import (
+    ALIAS,
+    champion,
+    development_name,
+    download,
+    find_training,
+    find_version,
+    registered_name,
 )
+from .orchestrate import fill_workspace, run_environment
+from .pipeline.graph import ancestors, graph, pipeline
 from .prediction_log import LogUnavailable, PredictionLog
 from .processes import run_captured
 from housemlops.promote import (
-    ALIAS,
-    champion,
     check_newest,
-    development_name,
-    download,
     enthrone,
-    find_version,
     log_path,
     one_at_a_time,
     read_promotions,
     reasons_against,
     record_decision,
-    registered_name,
     reprove,
     succession,
 )
-from .serve import deploy, live_environment
+from .serve import deploy
+from .serving.running import live_environment
 from housemlops.settings import (
     WorkbookError,
     folder_sha256,
@@ -75,7 +74,6 @@ from housemlops.settings import (
     settings,
     tracking,
 )
-from .train import find_training
 
 # %% ../nbs/lineage.ipynb #lineage-007
 PREDICTION = re.compile(

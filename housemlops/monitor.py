@@ -82,11 +82,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .contract import Contract, evidently_definition, load_contract
+from housemlops.contract import (
+    Contract,
+    as_request,
+    evidently_definition,
+    load_contract,
+    sale_months,
+)
+from .core.files import read_json, write_json
 from .engine import Release
-from .ingest import read_json, sale_months, write_json
 from .prediction_log import LogUnavailable, PredictionLog
-from .serve import ask, live_environment, running
+from .serving.running import ask, live_environment, running
 from housemlops.settings import (
     WorkbookError,
     file_sha256,
@@ -95,7 +101,6 @@ from housemlops.settings import (
     tracking,
     whole_folder,
 )
-from .train import as_request
 
 
 # %% ../nbs/monitor.ipynb #monitor-008

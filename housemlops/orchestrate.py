@@ -4,52 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    "TYPES",
     "STOPPED",
     "ANSWERS",
     "ASKED",
     "MARKS",
-    "pipeline",
-    "listed",
-    "inside",
-    "graph",
-    "part",
-    "ancestors",
-    "loops",
-    "stage_parameters",
-    "read_notebook",
-    "parameter_lines",
-    "declared",
-    "defaults",
-    "check_parameters",
-    "cell_line",
-    "engine",
-    "StageFailed",
-    "check_executed",
-    "scrub",
-    "steady",
-    "normalise",
-    "as_html",
-    "start_lightly",
-    "failure",
-    "without_lessons",
-    "execute",
-    "git",
-    "inputs",
-    "code_lineage",
-    "data_md5",
-    "lineage_tags",
-    "begin_run",
-    "tracked",
-    "write_report",
-    "run_stage",
-    "sample_key",
-    "relocate",
-    "move_in",
-    "build_sample",
-    "kept_sample",
-    "copy_sample",
-    "open_build",
     "head_commit",
     "snapshot",
     "strip_outputs",
@@ -107,10 +65,8 @@ __all__ = [
 ]
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-002
-import ast
 import atexit
 import contextlib
-import gc
 import hashlib
 import importlib
 import importlib.util
@@ -119,811 +75,30 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .core.repository import changed_inputs, code_lineage, data_md5, git
+from .pipeline.graph import graph, loops, pipeline
+from .pipeline.notebook import StageFailed
+from .pipeline.parameters import stage_parameters
 from .processes import read_lines, run_captured, started
 from housemlops.settings import (
     WorkbookError,
-    did_you_mean,
     params,
     repo_root,
     settings,
     tracking,
     whole_folder,
 )
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-005
-def pipeline(
-    root: Path,  # repository or workspace
-) -> dict:  # stage -> its entry in dvc.yaml
-    "The stages of dvc.yaml, as written."
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))[
-        "stages"
-    ]
-
-
-def listed(
-    entries: list | None,  # paths, or {path: options}
-) -> list[str]:  # paths
-    "The paths of a deps or outs list."
-    return [
-        entry if isinstance(entry, str) else next(iter(entry))
-        for entry in entries or []
-    ]
-
-
-def inside(
-    path: str,  # a file or folder
-    folder: str,  # another
-) -> bool:  # is path the folder, or in it?
-    "Containment of two relative paths."
-    return path == folder or path.startswith(f"{folder}/")
-
-
-def graph(
-    stages: dict,  # from `pipeline`
-) -> dict[str, list[str]]:  # stage -> the stages just before it
-    "Which stages each stage waits for, in an order that respects them."
-    outs = {
-        name: listed(stage.get("outs")) + listed(stage.get("metrics"))
-        for name, stage in stages.items()
-    }
-
-    def feeds(earlier, dep):
-        return any(inside(dep, out) or inside(out, dep) for out in outs[earlier])
-
-    before = {
-        name: [
-            other
-            for other in stages
-            if other != name
-            and any(feeds(other, dep) for dep in listed(stage.get("deps")))
-        ]
-        for name, stage in stages.items()
-    }
-    return {name: before[name] for name in TopologicalSorter(before).static_order()}
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-010
-def part(
-    graph: dict[str, list[str]],  # stage -> stages just before it
-    wanted: Iterable[str],  # stages
-) -> dict[str, list[str]]:  # of the wanted stages only
-    "A selection of a graph, in the order of the whole."
-    wanted = set(wanted)
-
-    def before(stage):
-        return [
-            found
-            for other in graph[stage]
-            for found in ([other] if other in wanted else before(other))
-        ]
-
-    return {
-        stage: list(dict.fromkeys(before(stage))) for stage in graph if stage in wanted
-    }
-
-
-def ancestors(
-    graph: dict[str, list[str]],  # stage -> stages just before it
-    stage: str,  # its name
-) -> list[str]:  # all stages before it, in order
-    "Everything a stage rests on."
-    needed = {stage}
-    for name in reversed(graph):
-        needed |= set(graph[name]) if name in needed else set()
-    return [name for name in graph if name in needed - {stage}]
-
-
-def loops(
-    stages: dict,  # from `pipeline`
-) -> dict[str, dict[str, list[str]]]:  # watch, learn, all -> its graph
-    "The selections that have a DAG: watching a month, learning anew, and the whole lifecycle."
-    whole = graph(stages)
-    learn = [
-        name
-        for name in whole
-        if (stages[name].get("meta") or {}).get("loop") == "learn"
-    ]
-    needed = {*learn, *(other for name in learn for other in ancestors(whole, name))}
-    return {
-        "watch": part(whole, [name for name in whole if name not in learn]),
-        "learn": part(whole, needed),
-        "all": whole,
-    }
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-013
-def stage_parameters(
-    root: Path,  # repository or workspace
-    stage: str,  # its name in dvc.yaml
-) -> dict[str, Any]:  # name -> value; a section contributes each of its keys
-    "What params.yaml gives a stage: the keys listed under its params in dvc.yaml."
-    stages, given, found = pipeline(root), params(root), {}
-    if stage not in stages:
-        raise WorkbookError(
-            f"dvc.yaml has no stage {stage!r}.{did_you_mean(stage, stages)}"
-        )
-    for key in stages[stage].get("params", []):
-        value = given
-        for part in key.split("."):
-            if part not in value:
-                raise WorkbookError(
-                    f"dvc.yaml gives {stage} the parameter {key}, which params.yaml does not have.{did_you_mean(part, value)}"
-                )
-            value = value[part]
-        found |= value if isinstance(value, dict) else {key.split(".")[-1]: value}
-    return found
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-015
-def read_notebook(
-    root: Path,  # repository or workspace
-    stage: str,  # its name
-) -> dict:  # parsed .ipynb
-    "The notebook of a stage, as plain JSON."
-    return json.loads((root / f"nbs/{stage}.ipynb").read_text(encoding="utf-8"))
-
-
-TYPES = {kind.__name__: kind for kind in (str, int, float, bool, list, dict)}
-
-
-def parameter_lines(
-    notebook: dict,  # parsed .ipynb
-    stage: str,  # for the message
-) -> list[ast.stmt]:  # assignments
-    "The lines of the notebook's one parameters cell."
-    cells = [
-        cell
-        for cell in notebook["cells"]
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
-    if len(cells) != 1:
-        raise WorkbookError(
-            f"nbs/{stage}.ipynb has {len(cells)} cells tagged 'parameters'; it needs exactly one."
-        )
-    return ast.parse("".join(cells[0]["source"])).body
-
-
-def declared(
-    notebook: dict,  # parsed .ipynb
-    stage: str,  # for the message
-) -> dict[str, Any]:  # name -> annotation, or the type of the default
-    "Names and types of the parameters."
-    found = {}
-    for line in parameter_lines(notebook, stage):
-        if isinstance(line, ast.AnnAssign):
-            found[line.target.id] = eval(
-                ast.unparse(line.annotation), {"__builtins__": TYPES}
-            )
-        elif isinstance(line, ast.Assign):
-            found[line.targets[0].id] = type(ast.literal_eval(line.value))
-    return found
-
-
-def defaults(
-    notebook: dict,  # parsed .ipynb
-    stage: str,  # for the message
-) -> dict[str, Any]:  # name -> value
-    "The values a notebook uses when a reader steps through it."
-    lines = parameter_lines(notebook, stage)
-    return {
-        (
-            line.target if isinstance(line, ast.AnnAssign) else line.targets[0]
-        ).id: ast.literal_eval(line.value)
-        for line in lines
-    }
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-018
-def check_parameters(
-    given: dict[str, Any],  # from params.yaml
-    expected: dict[str, Any],  # from the parameters cell
-    stage: str,  # for the messages
-):
-    "Refuse unknown, missing and ill-typed parameters, in one sentence."
-    from pydantic import TypeAdapter, ValidationError
-
-    for name in [name for name in given if name not in expected][:1]:
-        raise WorkbookError(
-            f"The parameters cell of nbs/{stage}.ipynb does not declare {name!r}, which params.yaml gives it.{did_you_mean(name, expected)}"
-        )
-    for name in [name for name in expected if name not in given][:1]:
-        raise WorkbookError(
-            f"nbs/{stage}.ipynb declares the parameter {name!r}, which params.yaml does not give it.{did_you_mean(name, given)}"
-        )
-    for name, kind in expected.items():
-        try:
-            TypeAdapter(kind).validate_python(given[name], strict=True)
-        except ValidationError:
-            wanted = (
-                getattr(kind, "__name__", None)
-                if isinstance(kind, type) and not getattr(kind, "__args__", None)
-                else str(kind)
-            )
-            raise WorkbookError(
-                f"The parameter {name!r} of {stage} is {given[name]!r}, which is not {wanted}; correct it in params.yaml."
-            ) from None
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-021
-def cell_line(
-    cell: dict,  # executed code cell
-    number: int,  # its place in the notebook
-    total: int,  # cells of the notebook
-    seconds: float,  # it took
-) -> str:  # one line of the log
-    "What the log says about an executed cell."
-    code = [
-        line
-        for line in cell["source"].splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
-    return f"[{number:>3}/{total}] {seconds:5.1f} s  {code[0][:80] if code else ''}"
-
-
-def engine():
-    "papermill's engine, with a line in the log after each code cell."
-    from papermill.engines import NBClientEngine
-
-    class Reporting(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
-            complete, clock = nb_man.cell_complete, [time.monotonic()]
-
-            def report(cell, cell_index=0, **more):
-                complete(cell, cell_index=cell_index, **more)
-                seconds, clock[0] = time.monotonic() - clock[0], time.monotonic()
-                if cell.cell_type == "code":
-                    print(
-                        cell_line(cell, cell_index + 1, len(nb_man.nb.cells), seconds),
-                        flush=True,
-                    )
-
-            nb_man.cell_complete = report
-            return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-    return Reporting
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-024
-class StageFailed(WorkbookError):
-    "A stage did not finish; the sentence names the cell."
-
-    def __init__(
-        self,
-        sentence: str,
-        result: dict | None = None,  # what is known of the run, for `run --json`
-    ):
-        super().__init__(sentence)
-        self.result = result or {}
-
-
-def check_executed(
-    notebook: dict,  # after execution
-    stage: str,  # for the message
-):
-    "Refuse a notebook in which a code cell did not run."
-    for number, cell in enumerate(notebook["cells"], 1):
-        if (
-            cell["cell_type"] != "code"
-            or not cell["source"]
-            or "skip-execution" in cell["metadata"].get("tags", [])
-        ):
-            continue
-        if cell["execution_count"] is None or any(
-            output["output_type"] == "error" for output in cell["outputs"]
-        ):
-            raise StageFailed(
-                f"{stage} stopped at cell {number} of nbs/{stage}.ipynb, which did not run to its end; run it again."
-            )
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-026
-def scrub(
-    value: Any,  # a JSON value of an output
-    places: dict[str, str],  # absolute folder -> what to write instead
-) -> Any:  # the same, with no places and no addresses
-    "Remove from an output what differs between two machines."
-    if isinstance(value, list):
-        return [scrub(item, places) for item in value]
-    if isinstance(value, dict):
-        return {
-            key: item if key.startswith("image/") else scrub(item, places)
-            for key, item in value.items()
-        }
-    if not isinstance(value, str):
-        return value
-    for place, name in places.items():
-        value = value.replace(place, name)
-    return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x…", value)
-
-
-def steady(
-    output: dict,  # of a cell, scrubbed
-) -> dict:  # the same, with names that follow from the content
-    "Replace the random names that pandas gives to styled tables."
-    text = json.dumps(output)
-    for name in dict.fromkeys(re.findall(r"#T_([0-9a-f]{5})_", text)):
-        text = text.replace(
-            f"T_{name}",
-            f"T_{hashlib.md5(text.replace(name, '').encode()).hexdigest()[:5]}",
-        )
-    return json.loads(text)
-
-
-def normalise(
-    notebook: dict,  # executed, changed in place
-    places: dict[str, str],  # absolute folder -> what to write instead
-) -> dict:  # the same notebook
-    "Make an executed notebook a function of its inputs."
-    notebook["metadata"] = {
-        "kernelspec": notebook["metadata"]["kernelspec"],
-        "language_info": {
-            "name": "python",
-            "pygments_lexer": "ipython3",
-            "file_extension": ".py",
-        },
-    }
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].get("tags")
-        cell["metadata"] = {"tags": tags} if tags else {}
-        if "injected-parameters" in (tags or []):
-            cell["id"] = "injected-parameters"
-        for output in cell.get("outputs", []):
-            output.update(steady(scrub(dict(output), places)))
-    return notebook
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-029
-def as_html(
-    notebook: dict,  # executed and normalised
-    title: str,  # of the page
-) -> str:  # a page that loads nothing
-    "Render a notebook as one self-contained page."
-    from nbconvert import HTMLExporter
-
-    links = (
-        "require_js_url",
-        "mathjax_url",
-        "mermaid_js_url",
-        "mermaid_layout_elk_js_url",
-        "jquery_url",
-        "jupyter_widgets_base_url",
-    )
-    exporter = HTMLExporter(embed_images=True, **dict.fromkeys(links, ""))
-    return exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0]
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-031
-def start_lightly():
-    "Spare the process seconds of start-up."
-    sys.modules.setdefault("rfc3987_syntax", None)
-    gc.set_threshold(50_000, 20, 100)
-    atexit.register(gc.freeze)
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-033
-def failure(
-    error: Exception,  # from papermill or nbclient
-    stage: str,  # its notebook
-) -> StageFailed:  # the sentence
-    "Say in one sentence why a notebook stopped."
-    if getattr(error, "ename", "") == "WorkbookError":
-        return StageFailed(f"{stage}: {error.evalue}")
-    if hasattr(error, "ename"):
-        print(
-            f"\nThe failing cell of nbs/{stage}.ipynb:\n\n{error.source}\n\n"
-            + re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback)),
-            flush=True,
-        )
-        return StageFailed(
-            f"{stage} stopped in a cell of nbs/{stage}.ipynb with {error.ename}: {' '.join(str(error.evalue).split())[:200] or 'no message'}"
-        )
-    if type(error).__name__ == "DeadKernelError":
-        return StageFailed(
-            f"{stage} stopped because the kernel of nbs/{stage}.ipynb died, as when it is killed or out of memory; run it again."
-        )
-    return StageFailed(f"{stage} stopped: {type(error).__name__}: {error}")
-
-
-def without_lessons(
-    notebook: dict,  # as nbformat reads it
-) -> dict:  # the same, changed in place
-    "Turn the cells tagged `lesson` into text: a scheduled run executes what makes the result and its report."
-    for place, cell in enumerate(notebook["cells"]):
-        if cell["cell_type"] == "code" and "lesson" in cell["metadata"].get("tags", []):
-            notebook["cells"][place] = type(cell)(
-                cell_type="markdown",
-                id=cell["id"],
-                metadata=cell["metadata"],
-                source=f"*Demonstration, skipped in a scheduled run:*\n\n```python\n{cell['source']}\n```",
-            )
-    return notebook
-
-
-def execute(
-    source: Path,  # notebook
-    draft: Path,  # written after each cell
-    values: dict[str, Any],  # parameters
-    folder: Path,  # working directory
-) -> dict:  # executed notebook
-    "Execute a notebook with papermill, or raise `StageFailed`."
-    import nbformat
-    from papermill import execute_notebook
-    from papermill.engines import papermill_engines
-    from traitlets.config import Config
-
-    papermill_engines.register("reporting", engine())
-    try:
-        execute_notebook(
-            without_lessons(nbformat.read(source, as_version=4)),
-            draft,
-            values,
-            engine_name="reporting",
-            progress_bar=False,
-            cwd=folder,
-            kernel_name="python3",
-            language="python",
-            coalesce_streams=True,
-            config=Config(KernelManager={"transport": "ipc"}),
-        )
-        notebook = nbformat.read(draft, as_version=4)
-        check_executed(notebook, source.stem)
-    except StageFailed:
-        raise
-    except Exception as error:
-        raise failure(error, source.stem) from error
-    return notebook
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-039
-def git(
-    *arguments: str,  # of the git command
-    root: Path,  # working directory
-    **environment: str,  # more variables
-) -> str:  # its standard output
-    "Ask git, without hooks and without the variables of an outer git command."
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
-    }
-    command = [
-        "git",
-        "-c",
-        "core.hooksPath=/dev/null",
-        "-c",
-        "core.quotePath=off",
-        *arguments,
-    ]
-    done = subprocess.run(
-        command, cwd=root, env=clean | environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise WorkbookError(
-            f"git {arguments[0]} says: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
-        )
-    return done.stdout.rstrip()
-
-
-def inputs(
-    files: Iterable[str],  # changed files
-) -> list[str]:  # without dvc.lock, which is a result
-    "The changed files that can change a result."
-    return [file for file in files if file != "dvc.lock"]
-
-
-def code_lineage(
-    root: Path,  # workspace or checkout
-) -> dict:  # commit, branch, uncommitted files, lifecycle
-    "Which code this folder holds."
-    if (root / "lineage.json").exists():
-        return json.loads((root / "lineage.json").read_text())
-    try:
-        changed = inputs(
-            line[3:] for line in git("status", "--porcelain", root=root).splitlines()
-        )
-        return {
-            "git_commit": git("rev-parse", "HEAD", root=root),
-            "git_branch": git("branch", "--show-current", root=root),
-            "uncommitted": changed,
-            "lifecycle": "",
-        }
-    except WorkbookError:
-        return {"git_commit": "", "git_branch": "", "uncommitted": [], "lifecycle": ""}
-
-
-def data_md5(
-    root: Path,  # workspace or checkout
-    dataset: str,  # name of the ledger
-) -> str:  # DVC's hash of the file as it is now
-    "Hash of the ledger that the stages really read."
-    ledger = root / f"data/{dataset}.csv"
-    return hashlib.md5(ledger.read_bytes()).hexdigest() if ledger.exists() else ""
-
-
-def lineage_tags(
-    root: Path,  # workspace or checkout
-    stage: str,  # its name
-) -> dict[str, str]:  # MLflow tags
-    "From which code, data and parameters a stage's run comes."
-    code, given = code_lineage(root), params(root)
-    dataset = str(given.get("dataset", ""))
-    return {
-        "stage": stage,
-        "dataset": dataset,
-        "as_of": str(given.get("as_of", "")),
-        "data_md5": data_md5(root, dataset),
-        "git_commit": code["git_commit"],
-        "git_branch": code["git_branch"] or "detached",
-        "uncommitted": ", ".join(code["uncommitted"])[:5000] or "no",
-        "lifecycle": code["lifecycle"],
-        "dvc_stage_cmd": pipeline(root)[stage]["cmd"],
-        "mlflow.source.name": f"nbs/{stage}.ipynb",
-        "mlflow.source.type": "NOTEBOOK",
-        "mlflow.source.git.commit": code["git_commit"],
-    }
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-042
-def begin_run(
-    root: Path,  # workspace or checkout
-    stage: str,  # its name, and the run's
-    note: Path,  # says which run it is, or why there is none
-) -> tuple[Any, str]:  # MlflowClient, id of the run
-    "Begin the MLflow run of a stage, with lineage, and tell its notebook."
-    from nbformat.v4 import new_notebook
-
-    told = {"error": "the MLflow run of the stage could not be begun"}
-    try:
-        client = tracking(settings(root)).MlflowClient()
-        home = client.get_experiment_by_name(
-            settings(root).mlflow.experiment
-        ).experiment_id
-        told = {
-            "experiment_id": home,
-            "run_id": client.create_run(
-                home, run_name=stage, tags=lineage_tags(root, stage)
-            ).info.run_id,
-        }
-    finally:
-        draft = note.with_suffix(".draft")
-        draft.write_text(json.dumps(told))
-        draft.replace(note)
-    as_html(new_notebook(), stage)  # compiles the template of the pages
-    return client, told["run_id"]
-
-
-@contextlib.contextmanager
-def tracked(
-    root: Path,  # workspace or checkout
-    stage: str,  # its name, and the run's
-) -> Iterator[Any]:  # call it with a file to log the file
-    "An MLflow run around a stage, ending FINISHED or FAILED."
-    note, status = root / f"reports/{stage}.run.json", "FAILED"
-    note.unlink(missing_ok=True)
-    os.environ["HOUSEMLOPS_RUN"] = str(note)
-    with ThreadPoolExecutor(1) as beside:
-        begun = beside.submit(begin_run, root, stage, note)
-
-        def log(file):
-            client, run = begun.result()
-            client.log_artifact(run, str(file), "notebook")
-
-        try:
-            yield log
-            status = "FINISHED"
-        finally:
-            client, run = begun.result()
-            client.set_terminated(run, status)
-            os.environ.pop("HOUSEMLOPS_RUN", None)
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-044
-def write_report(
-    notebook: dict,  # executed
-    root: Path,  # workspace or checkout
-    name: str,  # of the report
-) -> list[Path]:  # the .ipynb and the .html
-    "Write an executed notebook for people and for tools."
-    import nbformat
-
-    state = settings(root).paths.state
-    normalise(notebook, {str(root): ".", str(sys.prefix): ".venv", str(state): "var"})
-    files = [root / f"reports/{name}.ipynb", root / f"reports/{name}.html"]
-    nbformat.write(notebook, files[0])
-    files[1].write_text(as_html(notebook, name), encoding="utf-8")
-    return files
-
-
-def run_stage(
-    stage: str,  # its name in dvc.yaml
-    root: Path | None = None,  # workspace or checkout; found when not given
-):
-    "Check parameters, execute the stage's notebook, write its report, remember it in MLflow."
-    if os.environ.get("HOUSEMLOPS_ONLY_STAGE", stage) != stage:
-        raise WorkbookError(
-            f"The outputs of {stage} for this code, data and month are not in the DVC remote, and this task may not make them: run {stage} (in Airflow: clear its task)."
-        )
-    start_lightly()
-    import nbformat
-
-    root = Path(root or repo_root())
-    values = {"build": "build", **stage_parameters(root, stage)}
-    source, draft = root / f"nbs/{stage}.ipynb", root / f"reports/{stage}.draft.ipynb"
-    check_parameters(values, declared(read_notebook(root, stage), stage), stage)
-    draft.parent.mkdir(exist_ok=True)
-    os.environ.update(
-        PYTHONPATH=str(root),
-        PYTHONHASHSEED="0",
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
-    )  # addresses differ from run to run
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tracked(root, stage) as log:
-        try:
-            for file in write_report(execute(source, draft, values, root), root, stage):
-                log(file)
-        except BaseException:
-            if draft.exists():
-                for file in write_report(
-                    nbformat.read(draft, as_version=4), root, f"{stage}.failed"
-                ):
-                    log(file)
-            raise
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-046
-def sample_key(
-    root: Path,  # repository
-    stages: list[str],  # that build the sample
-) -> str:  # changes when the sample would
-    "Fingerprint of all that a sample is made from."
-    files = [
-        *sorted((root / "data").glob("sample.*")),
-        *sorted((root / "housemlops/templates").iterdir()),
-        *sorted((root / "housemlops/migrations").rglob("*.py")),
-        *(
-            root / f"housemlops/{name}.py"
-            for name in (
-                "settings",
-                "predict",
-                "prediction_log",
-                "engine",
-                "web",
-                "contract",
-                *stages,
-            )
-        ),
-    ]
-    cells = [
-        repr(defaults(read_notebook(root, stage), stage)).encode() for stage in stages
-    ]
-    return hashlib.sha256(
-        b"\0".join([*(file.read_bytes() for file in files), *cells])
-    ).hexdigest()[:12]
-
-
-def relocate(
-    database: Path,  # SQLite
-    old: str,  # folder
-    new: str,  # folder
-):
-    "Rewrite the absolute folders in a copied tracking store."
-    with contextlib.closing(sqlite3.connect(database)) as store, store:
-        for (table,) in store.execute(
-            "select name from sqlite_master where type = 'table'"
-        ).fetchall():
-            for _, column, kind, *_ in store.execute(
-                f'pragma table_info("{table}")'
-            ).fetchall():
-                if "CHAR" in kind or "TEXT" in kind:
-                    store.execute(
-                        f'update "{table}" set "{column}" = replace("{column}", ?, ?) where instr("{column}", ?)',
-                        (old, new, old),
-                    )
-
-
-def move_in(
-    scratch: Path,  # holds build/ and state/
-) -> Path:  # its build folder
-    "Point this process' state folder and tracking store into a scratch folder."
-    state = scratch / "state"
-    os.environ.update(
-        HOUSEMLOPS_PATHS_STATE=str(state),
-        HOUSEMLOPS_MLFLOW_TRACKING_URI=f"sqlite:///{state}/mlflow/mlflow.db",
-        HOUSEMLOPS_MLFLOW_ARTIFACTS=str(state / "mlflow/artifacts"),
-    )
-    return scratch / "build"
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-048
-def build_sample(
-    stage: str,  # its name
-    scratch: Path,  # holds build/ and state/
-):
-    "Run a stage on the sample, as a function, with the defaults of its notebook."
-    root, build = repo_root(), move_in(scratch)
-    values = defaults(read_notebook(root, stage), stage) | {"build": build}
-    getattr(importlib.import_module(f"housemlops.{stage}"), f"run_{stage}")(**values)
-
-
-def kept_sample(
-    root: Path,  # repository
-    stages: list[str],  # that build it, in order
-    home: Path,  # folder of all samples
-) -> Path:  # built once, never written to again
-    "The sample after some stages, made from the one before it when it is not there."
-    from filelock import FileLock
-
-    kept = home / f"{len(stages)}-{sample_key(root, stages)}"
-    if kept.exists():
-        return kept
-    before = kept_sample(root, stages[:-1], home) if stages else None
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".lock"):
-        if kept.exists():
-            return kept
-        with whole_folder(kept) as draft:
-            (draft / "build").mkdir()
-            if before is None:
-                return kept  # before the first stage there is nothing
-            copy_sample(before, draft)
-            code = f"from housemlops.orchestrate import build_sample; from pathlib import Path; build_sample({stages[-1]!r}, Path({str(draft)!r}))"
-            done = run_captured(
-                [sys.executable, "-c", code],
-                cwd=root,
-                env=os.environ | {"PYTHONPATH": str(root)},
-            )
-            if done.returncode:
-                raise WorkbookError(
-                    f"The sample could not be built: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
-                )
-            if (database := draft / "state/mlflow/mlflow.db").exists():
-                relocate(database, str(draft), str(kept))
-    return kept
-
-
-def copy_sample(
-    kept: Path,  # a sample
-    mine: Path,  # becomes another
-):
-    "Copy a sample, so that its tracking store names the folder it is in now."
-    shutil.copytree(kept, mine, dirs_exist_ok=True)
-    if (database := mine / "state/mlflow/mlflow.db").exists():
-        relocate(database, str(kept), str(mine))
-
-
-# %% ../nbs/orchestrate.ipynb #orchestrate-050
-def open_build(
-    build: str,  # a folder, or "sample"
-    stage: str,  # the notebook that asks
-) -> Path:  # folder with the outputs of the earlier stages
-    "The folder a stage notebook works in."
-    if build != "sample":
-        return Path(build)
-    root, home = repo_root(), settings().paths.state / "sample"
-    kept = kept_sample(root, ancestors(graph(pipeline(root)), stage), home)
-    mine = home / f"{stage}-{os.getpid()}"
-    copy_sample(kept, mine)
-    atexit.register(shutil.rmtree, mine, ignore_errors=True)
-    return move_in(mine)
 
 
 # %% ../nbs/orchestrate.ipynb #orchestrate-053
@@ -963,7 +138,9 @@ def snapshot(
         )
         git("add", "--all", root=root, GIT_INDEX_FILE=index)
         tree = git("write-tree", root=root, GIT_INDEX_FILE=index)
-    changed = inputs(git("diff", "--name-only", head, tree, root=root).splitlines())
+    changed = changed_inputs(
+        git("diff", "--name-only", head, tree, root=root).splitlines()
+    )
     if not changed:
         return head, []
     who = {
@@ -1044,7 +221,9 @@ def export_package(
         "diff", "--name-only", "--", "housemlops", root=workspace
     ).splitlines():
         notebook = f"nbs/{Path(module).stem}.ipynb"
-        if module != "housemlops/_modidx.py" and notebook not in changed:
+        exported = Path(module).parent == Path("housemlops")
+        exported = exported and (workspace / notebook).exists()
+        if exported and notebook not in changed:
             raise WorkbookError(
                 f"{module} is not what {notebook} exports; move the change into the notebook, then run 'housemlops sync' and commit."
             )
@@ -1973,7 +1152,7 @@ def live_server(
     port: int,  # of the live server
 ) -> str:  # its address, or "" when nobody serves this release there
     "Where a release is live."
-    from housemlops.serve import ask as get
+    from housemlops.serving.running import ask as get
 
     url = f"http://127.0.0.1:{port}"
     try:
@@ -1992,8 +1171,8 @@ def ask_prediction(
     root: Path,  # checkout
 ) -> tuple[str, dict]:  # address that was asked, its answer
     "Ask the generated server for the price of its example; the prediction is logged as any other."
-    from housemlops.serve import ask as post
-    from housemlops.serve import live_environment, running
+    from housemlops.serving.running import ask as post
+    from housemlops.serving.running import live_environment, running
 
     example, chosen = (
         json.loads((release / "model/example.json").read_text()),
@@ -2012,7 +1191,7 @@ def champion_version(
     name: str,  # registered model
 ) -> int | None:  # version number; None: no champion yet
     "Ask the registry which version is champion."
-    from housemlops.promote import champion
+    from housemlops.model.registry import champion
 
     standing = champion(tracking(settings(root)).MlflowClient(), name)
     return int(standing.version) if standing else None
@@ -2022,7 +1201,7 @@ def gate_rows(
     gates: list[dict],  # of the receipt
 ) -> list[tuple[str, str, str, str]]:  # gate, value, limit, verdict
     "What each gate asked and what the model reached."
-    from housemlops.evaluate import verdicts
+    from housemlops.model.gates import verdicts
 
     colours = {"passed": "[green]passed[/]", "FAILED": "[red]FAILED[/]"}
     return [

@@ -30,8 +30,9 @@ from housemlops.contract import (
     load_contract,
     pandera_schema,
     row_fingerprints,
+    sale_months,
 )
-from .ingest import read_json, sale_months, write_json
+from .core.files import read_json, write_json
 from .settings import WorkbookError, whole_folder
 
 

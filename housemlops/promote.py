@@ -4,20 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    "ALIAS",
     "NEWEST",
     "WRITING",
     "same_model",
     "table_prices",
     "reprove",
-    "registered_name",
-    "development_name",
-    "find_version",
-    "make_name",
     "register",
-    "download",
     "to_production",
-    "champion",
     "unseen",
     "cannot_price",
     "duel",
@@ -65,7 +58,18 @@ from housemlops.contract import (
     missing_columns,
     row_fingerprints,
 )
-from .ingest import read_json, write_json
+from .core.files import read_json, write_json
+from .model.prices import predict_onnx
+from housemlops.model.registry import (
+    ALIAS,
+    champion,
+    development_name,
+    download,
+    find_training,
+    find_version,
+    make_name,
+    registered_name,
+)
 from .predict import encode, inputs_of
 from housemlops.settings import (
     WorkbookError,
@@ -74,7 +78,6 @@ from housemlops.settings import (
     tracking,
     whole_folder,
 )
-from .train import find_training, predict_onnx
 
 
 # %% ../nbs/promote.ipynb #promote-008
@@ -124,37 +127,6 @@ def reprove(model: Path, largest: float = 1e-4) -> float:  # largest relative di
 
 
 # %% ../nbs/promote.ipynb #promote-011
-def registered_name(dataset: str) -> str:
-    "Name of a data set's model in production"
-    return f"{settings().mlflow.model}-{dataset}"
-
-
-def development_name(dataset: str) -> str:
-    "Name of a data set's model in development"
-    return f"{registered_name(dataset)}-dev"
-
-
-def find_version(client, name: str, sha256: str):  # -> ModelVersion, or None
-    "The version of a model that has these bytes"
-    found = [
-        v
-        for v in client.search_model_versions(f"name = '{name}'")
-        if v.tags.get("model_sha256") == sha256
-    ]
-    return max(found, key=lambda v: int(v.version), default=None)
-
-
-def make_name(client, name: str) -> None:
-    "Make a registered model unless there is one"
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
 def register(mlflow, name: str, sha256: str):  # -> ModelVersion
     "Register the model with these bytes in development, unless it is registered already"
     client, run = mlflow.MlflowClient(), find_training(mlflow, sha256)
@@ -175,29 +147,6 @@ def register(mlflow, name: str, sha256: str):  # -> ModelVersion
 
 
 # %% ../nbs/promote.ipynb #promote-012
-def download(
-    mlflow,
-    version,  # ModelVersion
-    folder: Path,  # to download into
-) -> Path:  # MLflow model folder
-    "The files of a registered version; WorkbookError when its bytes are not those that were registered"
-    model = Path(
-        mlflow.artifacts.download_artifacts(
-            f"models:/{version.name}/{version.version}", dst_path=str(folder)
-        )
-    )
-    (model / "registered_model_meta").unlink(
-        missing_ok=True
-    )  # MLflow adds it to what it downloads
-    found, wanted = folder_sha256(model), version.tags["model_sha256"]
-    if found == wanted:
-        return model
-    raise WorkbookError(
-        f"{version.name} version {version.version} has the SHA-256 {found[:12]}, but {wanted[:12]} was registered: "
-        "its files were changed. If it is the champion, `housemlops rollback` goes back to the one before it"
-    )
-
-
 def to_production(
     mlflow,
     name: str,  # in production
@@ -217,22 +166,6 @@ def to_production(
     with TemporaryDirectory() as folder:
         reprove(download(mlflow, version, Path(folder)))
     return version
-
-
-# %% ../nbs/promote.ipynb #promote-015
-ALIAS = "champion"
-
-
-def champion(client, name: str):  # -> ModelVersion, or None
-    "The version that bears the alias `champion`; None when there is none yet"
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
 
 
 # %% ../nbs/promote.ipynb #promote-017

@@ -54,6 +54,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from .core.files import read_json
+from .core.repository import git
 from housemlops.deploy import (
     FIELDS,
     clusters,
@@ -62,11 +64,9 @@ from housemlops.deploy import (
     release_faults,
     schema_faults,
 )
-from .evaluate import figure
-from .ingest import read_json
 from .lineage import find_model
-from .orchestrate import git
-from .promote import registered_name
+from .model.gates import figure
+from .model.registry import registered_name
 from .serve import generate
 from housemlops.settings import (
     Settings,

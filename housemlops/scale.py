@@ -100,21 +100,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .core.repository import data_md5, git
 from housemlops.orchestrate import (
     ASKED,
     STOPPED,
-    StageFailed,
-    ancestors,
-    data_md5,
     dvc,
     effect_holds,
-    git,
-    graph,
     head_commit,
-    loops,
     newest_extra,
     noter,
-    pipeline,
     place_ledger,
     private_file,
     ready_sources,
@@ -124,6 +118,8 @@ from housemlops.orchestrate import (
     set_as_of,
     snapshot,
 )
+from .pipeline.graph import ancestors, graph, loops, pipeline
+from .pipeline.notebook import StageFailed
 from .processes import read_lines, run_captured, started
 from housemlops.settings import (
     WorkbookError,
@@ -485,7 +481,7 @@ def champion_from_registry(
     workspace: Path,
 ):
     "Make the champion's release where a month's run looks for it."
-    from housemlops.promote import champion, registered_name
+    from housemlops.model.registry import champion, registered_name
     from housemlops.serve import deploy
 
     mlflow = tracking(settings(root))

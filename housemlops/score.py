@@ -65,10 +65,10 @@ from housemlops.contract import (
     request_limits,
     spelling,
 )
+from .core.files import read_json
 from .engine import open_graph
-from .ingest import read_json
+from .model.registry import champion, download, registered_name
 from .predict import clean_category, deriver, interval, reader
-from .promote import champion, download, registered_name
 from .settings import WorkbookError, did_you_mean, params, tracking
 
 # %% ../nbs/score.ipynb #score-008

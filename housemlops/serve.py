@@ -26,10 +26,6 @@ __all__ = [
     "release_note",
     "write_project",
     "write_release",
-    "free_port",
-    "ask",
-    "running",
-    "wait_until_alive",
     "trial_houses",
     "in_pieces",
     "check_prices",
@@ -37,11 +33,9 @@ __all__ = [
     "references",
     "check_openapi",
     "check_server",
-    "serve_folder",
     "publish",
     "generate",
     "deploy",
-    "live_environment",
     "serve_holds",
     "run_serve",
 ]
@@ -54,16 +48,9 @@ import math
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
 import unicodedata
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,12 +66,11 @@ from housemlops.contract import (
     load_contract,
     request_limits,
 )
-from .ingest import read_json, write_json
-from .promote import download
+from .core.files import read_json, write_json
+from .model.registry import download
+from .serving.running import ask, running, serve_folder
 from housemlops.settings import (
-    Settings,
     WorkbookError,
-    end_with_parent,
     file_sha256,
     folder_sha256,
     settings,
@@ -424,97 +410,6 @@ def write_release(
     write_project(folder, artifacts, contract, note, known)
 
 
-# %% ../nbs/serve.ipynb #serve-032
-def free_port() -> int:
-    "A free port on the loopback interface"
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def ask(
-    url: str, body: object = None, timeout: float = 10.0
-) -> tuple[int, object]:  # status, decoded JSON
-    "A GET, or a POST of JSON, and its answer; past any proxy, since the servers are on this machine"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            request, timeout=timeout
-        ) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-@contextmanager
-def running(
-    server: Path,  # folder of a generated server
-    patience: float = 30.0,  # seconds to wait for it
-    environ: dict[str, str]
-    | None = None,  # settings of the server; its predictions are forgotten when none is given
-) -> Iterator[str]:  # its address
-    "The generated server, live on a free loopback port; WorkbookError when it does not start"
-    if not (server / "app.py").exists():
-        raise WorkbookError(
-            f"There is no generated server in {server}: run the stage `serve`"
-        )
-    port = free_port()
-    command = [sys.executable, "app.py", "--port", str(port), "--log-level", "warning"]
-    with TemporaryDirectory() as scratch, open(f"{scratch}/errors.txt", "w") as errors:
-        own = {
-            k: v
-            for k, v in os.environ.items()
-            if k != "PYTHONPATH" and not k.startswith("HOUSE_")
-        } | {"PYTHONDONTWRITEBYTECODE": "1"}  # the folder stays as it was generated
-        process = subprocess.Popen(
-            command,
-            cwd=server,
-            env=own
-            | (
-                {"HOUSE_DATABASE_URL": f"sqlite:///{scratch}/predictions.db"}
-                if environ is None
-                else environ
-            ),
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            preexec_fn=partial(end_with_parent, os.getpid()),
-        )
-        try:
-            wait_until_alive(f"http://127.0.0.1:{port}", process, patience, errors.name)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def wait_until_alive(
-    url: str,
-    process: subprocess.Popen,
-    patience: float,  # seconds
-    errors: str | Path,  # file that the server writes its errors to
-) -> None:
-    "Wait until a server answers /livez"
-    end = time.monotonic() + patience
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if ask(f"{url}/livez", timeout=1)[0] == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-    told = (
-        Path(errors).read_text(errors="replace").strip().splitlines()[-1:]
-        if process.poll() is not None
-        else ["no answer"]
-    )
-    raise WorkbookError(
-        f"The generated server did not start: {' '.join(told) or 'it ended without a word'}"
-    )
-
-
 # %% ../nbs/serve.ipynb #serve-032b
 def trial_houses(
     contract: Contract, example: dict
@@ -628,11 +523,6 @@ def check_server(server: Path) -> None:
 
 
 # %% ../nbs/serve.ipynb #serve-027
-def serve_folder() -> Path:
-    "Where the releases are"
-    return settings().paths.state / "serve"
-
-
 def publish(server: Path) -> Path:  # the release
     "Copy a generated server to the releases and make it the current one; WorkbookError, and nothing changes, when it does not pass `check_server`"
     home, name = serve_folder(), folder_sha256(server)[:12]
@@ -668,19 +558,6 @@ def deploy(mlflow, version) -> Path:  # the release
     with TemporaryDirectory() as folder:
         generate(mlflow, version, Path(folder))
         return publish(Path(folder))
-
-
-def live_environment(
-    chosen: Settings,
-) -> dict[str, str]:  # on top of that of the process
-    "How the live server is run: it follows the current release, and logs its predictions for good"
-    home = chosen.paths.state / "serve"
-    return {
-        "HOUSE_MODEL": str(home / "current/model"),
-        "HOUSE_DATABASE_URL": chosen.server.database_url
-        or f"sqlite:///{home / 'predictions.db'}",
-        "PYTHONPATH": "",
-    }
 
 
 def serve_holds(build: Path) -> bool:

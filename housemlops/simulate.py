@@ -39,8 +39,9 @@ import numpy as np
 import pandas as pd
 
 from .alert import about_month, listed, notify
-from .contract import Contract, load_contract
-from .ingest import completeness, read_json, sale_months, write_json
+from .contract import Contract, load_contract, sale_months
+from .core.files import read_json, write_json
+from .ingest import completeness
 from .monitor import ANSWER, newest_months, watch
 from .prepare import run_prepare
 from housemlops.settings import (

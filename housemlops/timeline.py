@@ -58,7 +58,7 @@ from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 
-from .orchestrate import graph, pipeline
+from .pipeline.graph import graph, pipeline
 from housemlops.settings import (
     Settings,
     WorkbookError,

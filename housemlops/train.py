@@ -32,7 +32,6 @@ __all__ = [
     "fit_spread",
     "reach_by_band",
     "calibrate",
-    "coverage_width",
     "rehearse",
     "weighted_sum",
     "Graph",
@@ -49,11 +48,8 @@ __all__ = [
     "write_trees",
     "write_other",
     "to_onnx",
-    "predict_onnx",
     "parity",
     "typical_house",
-    "as_request",
-    "request_example",
     "sales_to_ask",
     "proof_of",
     "model_requirements",
@@ -61,7 +57,6 @@ __all__ = [
     "settle_description",
     "model_source",
     "log_training",
-    "find_training",
     "train_holds",
     "run_train",
 ]
@@ -84,19 +79,23 @@ from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from . import predict
 from housemlops.contract import (
     Contract,
+    as_request,
     can_be_asked,
     feature_plan,
     load_contract,
     mlflow_signature,
+    request_example,
     row_fingerprints,
+    sale_months,
 )
-from .ingest import read_json, sale_months, write_json
+from .core.files import read_json, write_json
+from .model.prices import coverage_width, predict_onnx
+from .model.registry import find_training
 from .predict import encode, interval, standard_steps
 from housemlops.settings import (
     WorkbookError,
     end_with_parent,
     folder_sha256,
-    settings,
     tracking,
     whole_folder,
 )
@@ -581,16 +580,6 @@ def calibrate(
 
 
 # %% ../nbs/train.ipynb #train-036
-def coverage_width(
-    actual: np.ndarray, predicted: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> dict[str, float]:  # all money, (n_sales,)
-    "Share of the prices that lie within their interval, and its mean width as a share of the predicted price"
-    return {
-        "coverage": float(np.mean((low <= actual) & (actual <= high))),
-        "width": float(np.mean((high - low) / predicted)),
-    }
-
-
 def rehearse(
     X: np.ndarray,
     y: np.ndarray,
@@ -1108,14 +1097,6 @@ def to_onnx(
 
 
 # %% ../nbs/train.ipynb #train-057
-def predict_onnx(graph: bytes, X: np.ndarray) -> np.ndarray:  # (n,) price
-    "Prices by the ONNX form of a model"
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return np.exp(session.run(None, {"X": X})[0].ravel().astype(np.float64))
-
-
 def parity(
     model, graph: bytes, X: np.ndarray, largest: float = 1e-4
 ) -> dict:  # rows, largest relative difference
@@ -1159,33 +1140,6 @@ def typical_house(
         for name in contract.inputs
     }
     return as_request(house, contract)
-
-
-def as_request(values: dict, contract: Contract) -> dict:  # column -> value
-    "Typed values as a request: plain numbers and text, without what is missing"
-
-    def plain(name, value):
-        return (
-            value
-            if not contract.columns[name].is_number
-            else int(value)
-            if contract.columns[name].type == "integer"
-            else float(value)
-        )
-
-    return {
-        name: plain(name, value)
-        for name, value in values.items()
-        if value is not None and value == value
-    }
-
-
-def request_example(
-    sale: pd.DataFrame,  # (1, n_columns) typed
-    contract: Contract,
-) -> dict:  # column -> value
-    "A sale as a request: what is known before it, without what is missing"
-    return as_request({name: sale[name].iloc[0] for name in contract.inputs}, contract)
 
 
 def sales_to_ask(train: pd.DataFrame, contract: Contract) -> pd.DataFrame:
@@ -1349,17 +1303,6 @@ def log_training(
         client.finalize_logged_model(logged.model_id, "READY")
         mlflow.set_tags({"model_sha256": sha256, "model_id": logged.model_id})
     return run.info.run_id
-
-
-def find_training(mlflow, sha256: str):  # -> mlflow Run, or None
-    "The newest MLflow run that trained the model with this SHA-256"
-    runs = mlflow.search_runs(
-        experiment_names=[settings().mlflow.experiment],
-        output_format="list",
-        max_results=1,
-        filter_string=f"tags.model_sha256 = '{sha256}' and attributes.run_name = 'train'",
-    )
-    return runs[0] if runs else None
 
 
 def train_holds(build: Path) -> bool:

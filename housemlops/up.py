@@ -93,7 +93,7 @@ import psutil
 
 from .docs import lifecycle, lifecycle_svg, read_json, read_yaml, show_number
 from .orchestrate import airflow_environment
-from .serve import live_environment
+from .serving.running import live_environment
 from .settings import Settings, WorkbookError, repo_root, settings
 
 

@@ -15,14 +15,9 @@ from urllib.parse import quote
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from housemlops.orchestrate import (
-    copy_sample,
-    graph,
-    kept_sample,
-    pipeline,
-    relocate,
-    snapshot,
-)
+from housemlops.orchestrate import snapshot
+from housemlops.pipeline.graph import graph, pipeline
+from housemlops.pipeline.sample import copy_sample, kept_sample, relocate
 from housemlops.settings import repo_root, settings
 
 ROOT = repo_root()

@@ -21,7 +21,7 @@ from housemlops.alert import (
     notify,
     read_alerts,
 )
-from housemlops.ingest import write_json
+from housemlops.core.files import write_json
 from housemlops.settings import settings
 
 VERDICT = {

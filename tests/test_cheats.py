@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from housemlops.contract import load_contract
-from housemlops.orchestrate import defaults, read_notebook
+from housemlops.pipeline.parameters import parameter_defaults, read_notebook
 from housemlops.settings import WorkbookError, repo_root
 
 ROOT = repo_root()
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def stage(name: str, build: Path, dataset: str = "sample") -> dict:
     "Run a stage as a function, with the defaults of its notebook"
-    values = defaults(read_notebook(ROOT, name), name) | {
+    values = parameter_defaults(read_notebook(ROOT, name), name) | {
         "build": build,
         "dataset": dataset,
     }

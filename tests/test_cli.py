@@ -16,16 +16,15 @@ from checkout import STAGES
 from housemlops import cli
 from housemlops.lineage import compared
 from housemlops.orchestrate import (
-    StageFailed,
     champion_version,
     check_finished,
-    copy_sample,
-    kept_sample,
     print_summary,
     served_prediction,
     stage_outcomes,
     summarise,
 )
+from housemlops.pipeline.notebook import StageFailed
+from housemlops.pipeline.sample import copy_sample, kept_sample
 from housemlops.settings import WorkbookError, repo_root
 
 ROOT = repo_root()

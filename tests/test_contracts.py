@@ -35,8 +35,9 @@ from housemlops.contract import (
     feature_plan,
     infer_contract,
     load_contract,
+    request_example,
 )
-from housemlops.ingest import write_json
+from housemlops.core.files import write_json
 from housemlops.predict import clean_category
 from housemlops.serve import (
     check_openapi,
@@ -46,16 +47,15 @@ from housemlops.serve import (
     publish,
     python_names,
     release_note,
-    running,
     trial_houses,
     write_project,
 )
+from housemlops.serving.running import running
 from housemlops.settings import WorkbookError
 from housemlops.train import (
     calibrate,
     members,
     proof_of,
-    request_example,
     sales_to_ask,
     to_onnx,
     training_arrays,

@@ -9,16 +9,9 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from housemlops.contract import cast, load_contract
-from housemlops.ingest import (
-    completeness,
-    file_md5,
-    known_at,
-    land,
-    merge_sales,
-    read_ledger,
-    sale_months,
-)
+from housemlops.contract import cast, load_contract, sale_months
+from housemlops.core.files import file_md5
+from housemlops.ingest import completeness, known_at, land, merge_sales, read_ledger
 from housemlops.prepare import sort_out
 from housemlops.settings import WorkbookError, params, repo_root
 

@@ -23,7 +23,7 @@ from housemlops.course import (
     value_of,
     write_blanks,
 )
-from housemlops.orchestrate import graph, pipeline
+from housemlops.pipeline.graph import graph, pipeline
 from housemlops.settings import repo_root
 
 ROOT = repo_root()

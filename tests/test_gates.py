@@ -13,9 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from housemlops.contract import load_contract
+from housemlops.core.files import read_json, write_json
 from housemlops.evaluate import slice_labels
-from housemlops.ingest import read_json, write_json
-from housemlops.orchestrate import copy_sample, kept_sample
+from housemlops.pipeline.sample import copy_sample, kept_sample
 from housemlops.settings import WorkbookError, folder_sha256, params, repo_root
 
 ROOT = repo_root()
@@ -174,7 +174,7 @@ def make_champion(build: Path, factor: float, learned: bool = False) -> None:
     import mlflow
 
     from housemlops.contract import row_fingerprints
-    from housemlops.promote import ALIAS, registered_name
+    from housemlops.model.registry import ALIAS, registered_name
     from housemlops.settings import tracking
 
     model = Path(shutil.copytree(build / "train/model", build / f"champion-{factor}"))

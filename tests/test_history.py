@@ -13,7 +13,7 @@ import pytest
 
 from checkout import ROOT, clone
 from housemlops.history import check_months, is_finished, may_ask, shifted
-from housemlops.orchestrate import loops, pipeline
+from housemlops.pipeline.graph import loops, pipeline
 from housemlops.settings import WorkbookError
 
 pytestmark = pytest.mark.timeout(1800)  # replays, in a fixture

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from checkout import clone
+from housemlops.core.repository import git
 from housemlops.faults import LABS, find_lab, swap
 from housemlops.labs import (
     break_lab,
@@ -18,7 +19,6 @@ from housemlops.labs import (
     mend_lab,
     told,
 )
-from housemlops.orchestrate import git
 from housemlops.settings import WorkbookError, repo_root, settings
 from housemlops.widgets import first_values, interactive, offer, sliders
 

@@ -24,7 +24,8 @@ from starlette.testclient import TestClient
 from housemlops import prediction_log
 from housemlops.engine import Standing
 from housemlops.prediction_log import PredictionLog
-from housemlops.serve import ask, end_with_parent, free_port, wait_until_alive
+from housemlops.serving.running import ask, free_port, wait_until_alive
+from housemlops.settings import end_with_parent
 from housemlops.web import (
     BackgroundJob,
     Desk,

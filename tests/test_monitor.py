@@ -10,8 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from housemlops import monitor
-from housemlops.contract import load_contract
-from housemlops.ingest import sale_months
+from housemlops.contract import load_contract, sale_months
 from housemlops.prediction_log import PredictionLog
 from housemlops.prepare import sort_out, split_at_random
 from housemlops.settings import WorkbookError, repo_root

@@ -15,10 +15,21 @@ import pandas as pd
 import pytest
 
 from housemlops import orchestrate
-from housemlops.orchestrate import StageFailed, WorkbookError, git
+from housemlops.core.repository import code_lineage, data_md5, git
+from housemlops.pipeline.graph import graph, pipeline
+from housemlops.pipeline.notebook import StageFailed, without_lessons
+from housemlops.pipeline.parameters import (
+    check_parameters,
+    parameter_defaults,
+    parameter_types,
+    read_notebook,
+    stage_parameters,
+)
+from housemlops.pipeline.stage import lineage_tags
+from housemlops.settings import WorkbookError
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = orchestrate.graph(orchestrate.pipeline(ROOT))
+STAGES = graph(pipeline(ROOT))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -151,7 +162,7 @@ def test_watching_and_learning_are_selections_of_the_same_graph(dags):
     )
     assert watch == {"ingest": set(), "prepare": {"ingest"}, "monitor": {"prepare"}}
     assert learn == {name: set(STAGES[name]) for name in STAGES if name != "monitor"}
-    stages = orchestrate.pipeline(ROOT)
+    stages = pipeline(ROOT)
     assert {
         name for name in stages if stages[name].get("meta") == {"loop": "learn"}
     } == {*learn} - {*watch}
@@ -243,10 +254,10 @@ def test_parsing_the_dag_imports_nothing_heavy():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_yaml_agrees_with_the_notebook(stage):
-    notebook = orchestrate.read_notebook(ROOT, stage)
-    given = {"build": "build", **orchestrate.stage_parameters(ROOT, stage)}
-    orchestrate.check_parameters(given, orchestrate.declared(notebook, stage), stage)
-    assert orchestrate.defaults(notebook, stage)["build"] == "sample"
+    notebook = read_notebook(ROOT, stage)
+    given = {"build": "build", **stage_parameters(ROOT, stage)}
+    check_parameters(given, parameter_types(notebook, stage), stage)
+    assert parameter_defaults(notebook, stage)["build"] == "sample"
 
 
 @pytest.mark.parametrize(
@@ -294,16 +305,16 @@ def test_wrong_parameters_are_refused_before_a_kernel_starts(edits, old, new, se
 
 
 def test_a_lost_or_doubled_parameters_cell_is_refused(edits):
-    notebook = orchestrate.read_notebook(edits, "prepare")
+    notebook = read_notebook(edits, "prepare")
     cell = next(
         cell
         for cell in notebook["cells"]
         if "parameters" in cell["metadata"].get("tags", [])
     )
     with pytest.raises(WorkbookError, match="2 cells tagged"):
-        orchestrate.declared({"cells": [cell, cell]}, "prepare")
+        parameter_types({"cells": [cell, cell]}, "prepare")
     with pytest.raises(WorkbookError, match="0 cells tagged"):
-        orchestrate.declared({"cells": []}, "prepare")
+        parameter_types({"cells": []}, "prepare")
 
 
 # Lessons
@@ -316,7 +327,7 @@ def test_a_scheduled_run_skips_lessons_and_keeps_the_run_and_its_checks(stage):
     lessons = [
         cell.id for cell in notebook.cells if "lesson" in cell.metadata.get("tags", [])
     ]
-    kept = orchestrate.without_lessons(notebook)
+    kept = without_lessons(notebook)
     assert [cell.id for cell in kept.cells] == before
     executed = [cell for cell in kept.cells if cell.cell_type == "code"]
     assert len(lessons) >= 4 and not {*lessons} & {cell.id for cell in executed}
@@ -350,14 +361,14 @@ def test_a_run_includes_uncommitted_edits_and_touches_nothing(edits):
         and (work / "notes.txt").exists()
     )
     assert "edited, not exported" in (work / "housemlops/prepare.py").read_text()
-    found = orchestrate.code_lineage(work)
+    found = code_lineage(work)
     assert git("rev-parse", "refs/housemlops/edited", root=edits) == found["git_commit"]
     assert (
         found["uncommitted"] == ["nbs/prepare.ipynb", "notes.txt", "params.yaml"]
         and found["git_branch"] == "main"
     )
     assert (
-        orchestrate.lineage_tags(work, "prepare")["uncommitted"]
+        lineage_tags(work, "prepare")["uncommitted"]
         == "nbs/prepare.ipynb, notes.txt, params.yaml"
     )
 
@@ -369,7 +380,7 @@ def test_a_scheduled_run_uses_the_branch_as_committed(edits):
     work = workspace(edits, "scheduled__2010-08-01T00:00:00+00:00", edits=False)
     assert work.name == "scheduled__2010-08-01T00-00-00-00-00"
     assert "test_months: 12" in (work / "params.yaml").read_text()
-    assert orchestrate.code_lineage(work)["uncommitted"] == []
+    assert code_lineage(work)["uncommitted"] == []
 
 
 def test_a_module_edited_by_hand_is_refused(edits):
@@ -415,11 +426,8 @@ def test_the_ledger_is_pulled_or_taken_as_edited(edits):
     assert (work / "data/windsor.csv").read_bytes() == (
         edits / "data/windsor.csv"
     ).read_bytes()
-    assert "data/windsor.csv" in orchestrate.code_lineage(work)["uncommitted"]
-    assert (
-        orchestrate.data_md5(work, "windsor")
-        in (work / "data/windsor.csv.dvc").read_text()
-    )
+    assert "data/windsor.csv" in code_lineage(work)["uncommitted"]
+    assert data_md5(work, "windsor") in (work / "data/windsor.csv.dvc").read_text()
 
 
 def test_a_deleted_or_half_made_workspace_is_made_again(house):
@@ -472,9 +480,9 @@ def test_runs_of_one_snapshot_share_its_code_whatever_is_edited_meanwhile(edits)
         read(first) == read(second)
         and "test_months: 9" in (second / "params.yaml").read_text()
     )
-    assert orchestrate.code_lineage(second) | {
+    assert code_lineage(second) | {"lifecycle": ""} == code_lineage(first) | {
         "lifecycle": ""
-    } == orchestrate.code_lineage(first) | {"lifecycle": ""}
+    }
 
 
 def test_a_folder_without_git_or_commit_is_refused(tmp_path):
@@ -576,7 +584,7 @@ def test_an_edited_cell_is_used(edits):
         orchestrate.repro(edits, calm, stage, no_note)
     insert_cell(edits / "nbs/prepare.ipynb", "print('edited', 'by hand')")
     work = workspace(edits, "edited-cell")
-    assert orchestrate.code_lineage(work)["uncommitted"] == ["nbs/prepare.ipynb"]
+    assert code_lineage(work)["uncommitted"] == ["nbs/prepare.ipynb"]
     assert orchestrate.repro(edits, work, "ingest", no_note) == "restored"
     assert orchestrate.repro(edits, work, "prepare", no_note) == "ran"
     assert "edited by hand" in (work / "reports/prepare.html").read_text()

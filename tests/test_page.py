@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from housemlops.serve import running
+from housemlops.serving.running import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 FIELD = "#house input[data-type=number][required]"  # the first of them

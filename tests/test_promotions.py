@@ -8,11 +8,11 @@ import mlflow
 import pytest
 
 from housemlops import promote
+from housemlops.model.registry import make_name
 from housemlops.promote import (
     NEWEST,
     WRITING,
     check_newest,
-    make_name,
     read_promotions,
     record,
     record_decision,

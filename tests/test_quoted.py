@@ -5,9 +5,9 @@ import re
 import pytest
 
 from housemlops.contract import load_contract
-from housemlops.evaluate import limit_text
 from housemlops.ingest import known_at, read_ledger
-from housemlops.orchestrate import graph, pipeline
+from housemlops.model.gates import limit_text
+from housemlops.pipeline.graph import graph, pipeline
 from housemlops.prepare import sort_out, split
 from housemlops.settings import params, repo_root
 

@@ -17,7 +17,8 @@ import pytest
 
 from housemlops import release
 from housemlops.deploy import difference, parsed, read_cluster
-from housemlops.orchestrate import ancestors, copy_sample, graph, kept_sample, pipeline
+from housemlops.pipeline.graph import ancestors, graph, pipeline
+from housemlops.pipeline.sample import copy_sample, kept_sample
 from housemlops.release import (
     Moved,
     file_of,

@@ -14,6 +14,8 @@ import pytest
 
 from checkout import ROOT, STAGES, clone
 from housemlops import orchestrate, scale
+from housemlops.pipeline.graph import graph, pipeline
+from housemlops.pipeline.notebook import StageFailed
 from housemlops.settings import WorkbookError
 
 
@@ -145,9 +147,7 @@ def test_stages_before_are_never_run_again(tmp_path, monkeypatch):
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
     }.items():
         monkeypatch.setenv(f"HOUSEMLOPS_{name}", str(value))
-    with pytest.raises(
-        orchestrate.StageFailed, match="outputs of ingest .* not in the DVC remote"
-    ):
+    with pytest.raises(StageFailed, match="outputs of ingest .* not in the DVC remote"):
         scale.stage_apart(
             "prepare",
             {
@@ -286,8 +286,7 @@ def pods(tmp_path_factory):
 
 def test_pods_have_the_edges_of_dvc_yaml(pods):
     assert {task.task_id: task.upstream_task_ids for task in pods[0].tasks} == {
-        name: set(before)
-        for name, before in orchestrate.graph(orchestrate.pipeline(ROOT)).items()
+        name: set(before) for name, before in graph(pipeline(ROOT)).items()
     }
     assert all(task.deferrable and task.retries == 2 for task in pods[0].tasks)
 

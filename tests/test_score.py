@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from checkout import Sample
 from housemlops.contract import load_contract
-from housemlops.evaluate import predict_prices
+from housemlops.model.prices import predict_prices
 
 pytestmark = pytest.mark.slow
 SCORE = """

@@ -19,7 +19,8 @@ from tempfile import NamedTemporaryFile
 import psutil
 import pytest
 
-from housemlops.serve import ask, end_with_parent, free_port, wait_until_alive
+from housemlops.serving.running import ask, free_port, wait_until_alive
+from housemlops.settings import end_with_parent
 from postgres import Server as Postgres
 
 
@@ -104,8 +105,7 @@ def houses(sample) -> list[dict]:
     "The test sales, as requests"
     import pandas as pd
 
-    from housemlops.contract import load_contract
-    from housemlops.train import as_request
+    from housemlops.contract import as_request, load_contract
 
     contract, table = (
         load_contract("sample"),
@@ -137,7 +137,7 @@ def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
     import pandas as pd
 
     from housemlops.contract import load_contract
-    from housemlops.evaluate import predict_prices
+    from housemlops.model.prices import predict_prices
 
     contract = load_contract("sample")
     expected = predict_prices(

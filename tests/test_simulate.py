@@ -10,8 +10,9 @@ import pytest
 from housemlops import simulate as room
 from housemlops.alert import read_alerts
 from housemlops.contract import Contract, infer_contract, load_contract
-from housemlops.ingest import read_json, read_ledger
-from housemlops.orchestrate import open_build
+from housemlops.core.files import read_json
+from housemlops.ingest import read_ledger
+from housemlops.pipeline.sample import open_build
 from housemlops.settings import WorkbookError, folder_sha256, params
 
 SMALL = {"months": 6, "min_rows": 20}  # the sample is small

@@ -26,7 +26,7 @@ from housemlops.docs import (
     room_imports,
     support_rooms,
 )
-from housemlops.orchestrate import listed
+from housemlops.pipeline.graph import listed
 from housemlops.promote import record
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
 from housemlops.timeline import read_months, write_history

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from checkout import GOOD, Checkout
-from housemlops.orchestrate import defaults, execute, kept_sample, read_notebook
-from housemlops.serve import ask, running
+from housemlops.pipeline.notebook import execute
+from housemlops.pipeline.parameters import parameter_defaults, read_notebook
+from housemlops.pipeline.sample import kept_sample
+from housemlops.serving.running import ask, running
 from housemlops.settings import repo_root
 
 ROOT = repo_root()
@@ -221,7 +223,7 @@ def test_the_stages_after_promotion_run_without_a_champion(
         execute(
             ROOT / f"nbs/{name}.ipynb",
             tmp_path / f"{name}.ipynb",
-            defaults(read_notebook(ROOT, name), name) | {"build": str(build)},
+            parameter_defaults(read_notebook(ROOT, name), name) | {"build": str(build)},
             tmp_path,
         )
     note = json.loads(

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from checkout import ROOT, clone
 from housemlops.docs import house_svg, lifecycle_svg
-from housemlops.orchestrate import graph, loops, pipeline
+from housemlops.pipeline.graph import graph, loops, pipeline
 
 pytestmark = pytest.mark.timeout(1800)  # the whole page, in a fixture
 

@@ -11,7 +11,8 @@ from checkout import STAGES, clone
 RUN_STAGES = """
 import importlib
 from pathlib import Path
-from housemlops.orchestrate import graph, pipeline, stage_parameters
+from housemlops.pipeline.graph import graph, pipeline
+from housemlops.pipeline.parameters import stage_parameters
 
 root = Path.cwd()
 for stage in graph(pipeline(root)):

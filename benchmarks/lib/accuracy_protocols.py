@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from housemlops.contract import Contract, cast, feature_plan, load_contract
-from housemlops.ingest import sale_months
+from housemlops.contract import Contract, cast, feature_plan, load_contract, sale_months
 from housemlops.settings import repo_root
 from housemlops.train import (
     blend,

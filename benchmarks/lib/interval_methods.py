@@ -8,8 +8,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from housemlops import train
-from housemlops.contract import feature_plan, load_contract
-from housemlops.ingest import sale_months
+from housemlops.contract import feature_plan, load_contract, sale_months
 from housemlops.predict import interval
 from housemlops.prepare import sort_out
 from housemlops.settings import WorkbookError, repo_root

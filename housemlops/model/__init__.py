@@ -1,0 +1,1 @@
+"""The files of a model, and what MLflow knows of it."""

@@ -1,0 +1,1 @@
+"""What turns dvc.yaml into executed notebooks."""

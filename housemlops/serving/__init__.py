@@ -1,0 +1,1 @@
+"""A generated server while it runs."""
