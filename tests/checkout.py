@@ -24,6 +24,7 @@ from housemlops.orchestrate import (
     snapshot,
 )
 from housemlops.settings import repo_root, settings
+from trap import plain_environment
 
 ROOT = repo_root()
 STAGES = list(graph(pipeline(ROOT)))
@@ -51,7 +52,7 @@ class Checkout:
         self.path = path
         self.environ = {
             k: v
-            for k, v in os.environ.items()
+            for k, v in plain_environment().items()
             if not k.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))
         } | {
             "PYTHONPATH": str(path),
@@ -81,9 +82,10 @@ class Checkout:
             text=True,
         ).stdout.strip()
 
-    def housemlops(self, *arguments: str) -> tuple[int, str]:
+    def housemlops(self, *arguments: str, under=list) -> tuple[int, str]:
+        "A command's exit code and output; `under` makes the command that runs it"
         done = subprocess.run(
-            [Path(sys.executable).with_name("housemlops"), *arguments],
+            under([Path(sys.executable).with_name("housemlops"), *arguments]),
             cwd=self.path,
             env=self.environ,
             text=True,
@@ -106,9 +108,11 @@ class Checkout:
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    def run(self, *arguments: str, code: int = 0) -> tuple[dict[str, str], str]:
+    def run(
+        self, *arguments: str, code: int = 0, under=list
+    ) -> tuple[dict[str, str], str]:
         "A run: what became of each stage, and all that was printed"
-        found, text = self.housemlops("run", *arguments)
+        found, text = self.housemlops("run", *arguments, under=under)
         assert found == code, text
         return dict(
             re.findall(
