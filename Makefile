@@ -65,11 +65,11 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 INSTALL = VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet
 
 # The environment holds the dependency groups that were asked for, each at the versions of requirements.lock.
-.venv/.%: requirements.lock pyproject.toml ipython_kernel_config.py $(BIN)/uv
+.venv/.%: requirements.lock pyproject.toml $(wildcard etc/*/*) $(BIN)/uv
 	@echo "Installing the dependency group '$*' into .venv ..."
 	@$(INSTALL) --require-hashes --constraint requirements.lock --group $*
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
-	@mkdir -p .venv/etc/ipython && cp ipython_kernel_config.py .venv/etc/ipython/
+	@cp -R etc .venv/
 	@touch .venv/.run $@
 
 $(BIN)/uv: .ci/uv.txt

@@ -1182,7 +1182,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'housemlops.up.server_service': ('up.html#server_service', 'housemlops/up.py'),
                                'housemlops.up.services': ('up.html#services', 'housemlops/up.py'),
                                'housemlops.up.shared_environment': ('up.html#shared_environment', 'housemlops/up.py'),
-                               'housemlops.up.silence_news': ('up.html#silence_news', 'housemlops/up.py'),
                                'housemlops.up.site_app': ('up.html#site_app', 'housemlops/up.py'),
                                'housemlops.up.start': ('up.html#start', 'housemlops/up.py'),
                                'housemlops.up.status': ('up.html#status', 'housemlops/up.py'),

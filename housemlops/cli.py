@@ -706,10 +706,9 @@ def stage_apart(
 @app.command()
 def lab():
     "Open JupyterLab at the index of the notebooks."
-    from housemlops.up import jupyter_service, silence_news
+    from housemlops.up import jupyter_service
 
     chosen, root = settings(), repo_root()
-    silence_news(chosen)
     service = jupyter_service(
         chosen, root, os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(16)
     )

@@ -930,7 +930,6 @@ def airflow_environment(
         "API_AUTH": {"JWT_SECRET": keys["jwt"]},
         "DAG_PROCESSOR": {"PARSING_PROCESSES": 1},
         "LOGGING": {"BASE_LOG_FOLDER": home / "logs"},
-        "USAGE_DATA_COLLECTION": {"ENABLED": False},
     }
     found = {
         f"AIRFLOW__{section}__{key}": str(value)
@@ -939,8 +938,6 @@ def airflow_environment(
     }
     return found | {
         "AIRFLOW_HOME": str(home),
-        "SCARF_ANALYTICS": "false",
-        "DO_NOT_TRACK": "1",
         "HOUSEMLOPS_PATHS_STATE": str(chosen.paths.state),
         "PYTHONPATH": str(root),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1174,7 +1174,6 @@ def mlflow_service(
         env={
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://house:{keys['postgres']}@127.0.0.1:{ports['postgres']}/mlflow",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
         },
     )
 

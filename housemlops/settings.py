@@ -360,7 +360,6 @@ def tracking(
         MLFLOW_TRACKING_URI=store.tracking_uri,
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",
         MLFLOW_HTTP_REQUEST_TIMEOUT="10",
-        MLFLOW_DISABLE_TELEMETRY="true",
         MLFLOW_LOGGING_LEVEL="WARNING",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     )

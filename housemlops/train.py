@@ -1168,6 +1168,9 @@ def proof_of(
 # %% ../nbs/train.ipynb #train-067
 MODEL_CLASS = """
 import json
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
 import mlflow
 import onnxruntime

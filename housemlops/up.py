@@ -15,7 +15,6 @@ __all__ = [
     "mlflow_services",
     "server_service",
     "jupyter_service",
-    "silence_news",
     "jobs",
     "services",
     "is_free",
@@ -223,10 +222,7 @@ def mlflow_services(
             url,
             f"{url}/health",
             after=("mlflow-database",),
-            env={
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-            },
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
     ]
 
@@ -265,7 +261,6 @@ def jupyter_service(
         f"--port={port}",
         "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={root / 'nbs'}",
-        "--LabApp.extension_manager=readonly",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
@@ -276,27 +271,7 @@ def jupyter_service(
         "Step through the notebooks and change them",
         local(port, f"/lab/tree/index.ipynb?token={token}"),
         local(port, "/api"),
-        env={
-            "JUPYTER_TOKEN": token,
-            "JUPYTER_CONFIG_PATH": str(chosen.paths.state / "jupyter"),
-        },
-    )
-
-
-def silence_news(
-    chosen: Settings,
-):
-    "Switch off JupyterLab's announcements, for the JupyterLab of the house only."
-    path = chosen.paths.state / "jupyter/labconfig/page_config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(
-            {
-                "disabledExtensions": {
-                    "@jupyterlab/apputils-extension:announcements": True
-                }
-            }
-        )
+        env={"JUPYTER_TOKEN": token},
     )
 
 
@@ -1370,7 +1345,6 @@ def up(
 
     with only_one(chosen):
         refuse_taken(chosen)
-        silence_news(chosen)
         children = [
             Child(service, log / f"{service.name}.log")
             for service in services(chosen, root, secrets.token_hex(16))

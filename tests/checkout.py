@@ -19,6 +19,7 @@ from housemlops.orchestrate import snapshot
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.pipeline.sample import copy_sample, kept_sample, relocate
 from housemlops.settings import repo_root, settings
+from trap import plain_environment
 
 ROOT = repo_root()
 STAGES = list(graph(pipeline(ROOT)))
@@ -46,7 +47,7 @@ class Checkout:
         self.path = path
         self.environ = {
             k: v
-            for k, v in os.environ.items()
+            for k, v in plain_environment().items()
             if not k.startswith(("HOUSEMLOPS_", "AIRFLOW", "MLFLOW"))
         } | {
             "PYTHONPATH": str(path),
@@ -76,9 +77,10 @@ class Checkout:
             text=True,
         ).stdout.strip()
 
-    def housemlops(self, *arguments: str) -> tuple[int, str]:
+    def housemlops(self, *arguments: str, under=list) -> tuple[int, str]:
+        "A command's exit code and output; `under` makes the command that runs it"
         done = subprocess.run(
-            [Path(sys.executable).with_name("housemlops"), *arguments],
+            under([Path(sys.executable).with_name("housemlops"), *arguments]),
             cwd=self.path,
             env=self.environ,
             text=True,
@@ -101,9 +103,11 @@ class Checkout:
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    def run(self, *arguments: str, code: int = 0) -> tuple[dict[str, str], str]:
+    def run(
+        self, *arguments: str, code: int = 0, under=list
+    ) -> tuple[dict[str, str], str]:
         "A run: what became of each stage, and all that was printed"
-        found, text = self.housemlops("run", *arguments)
+        found, text = self.housemlops("run", *arguments, under=under)
         assert found == code, text
         return dict(
             re.findall(

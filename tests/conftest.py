@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from checkout import (
     clone,
     copy_checkout,
 )
+from trap import can_trace, traced
 
 CHROMIUM = [
     "--no-sandbox",
@@ -35,14 +37,26 @@ CHROMIUM = [
 ]
 
 
-def find_tool(name: str) -> str:
-    "The path of a program. Without it the test skips and says so, or fails where skips are not allowed."
-    if path := shutil.which(name):
-        return path
-    reason = f"{name} is not installed, so this is not tested"
+def skip(reason: str):
+    "Skip a test and say why, or fail where skips are not allowed."
     if os.environ.get("HOUSEMLOPS_NO_SKIPS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def find_tool(name: str) -> str:
+    "The path of a program; without it the test skips."
+    if path := shutil.which(name):
+        return path
+    skip(f"{name} is not installed, so this is not tested")
+
+
+@pytest.fixture(scope="session")
+def strace():
+    "Ask for strace, and for the permission to trace."
+    find_tool("strace")
+    if not can_trace():
+        skip("strace may not trace processes here, so this is not tested")
 
 
 @pytest.fixture(scope="session")
@@ -85,15 +99,17 @@ def once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]],
 
 @pytest.fixture(scope="session")
 def first_run(once) -> Path:
-    "A folder with a checkout that has run the lifecycle once, and what came of it in first.json"
+    "A folder with a checkout that has run the lifecycle once, what came of it in first.json, and what it tried to reach"
 
     def make(folder: Path):
-        checkout = clone(folder / "workbook", SECRETS)
+        cache = {"XDG_CACHE_HOME": str(folder / "cache")}  # as on a new machine
+        checkout = clone(folder / "workbook", SECRETS | cache)
         ini = checkout.path / "settings.ini"
         sender = f"sender = {CANARIES['sender']}@localhost"
         ini.write_text(re.sub(r"(?m)^sender =.*", sender, ini.read_text()))
         checkout.git("commit", "--quiet", "--all", "--message", "chore: a sender")
-        done, text = checkout.run()
+        trap = partial(traced, log=folder / "reached.txt") if can_trace() else list
+        done, text = checkout.run(under=trap)
         assert done == dict.fromkeys(STAGES, "ran"), text
         receipt = checkout.build("promote/receipt.json")
         first = {"outs": checkout.outs(), "text": text, "receipt": receipt}
@@ -176,7 +192,7 @@ def pytest_itemcollected(item):
 
 # Which worker runs what. A module is run by one worker, so that its fixtures are made once, but for two cases:
 # modules that share the learner's checkout, and modules whose tests have nothing in common.
-SHARED = {"test_lifecycle": "learner", "test_canary": "learner"}
+SHARED = dict.fromkeys(("test_lifecycle", "test_canary", "test_offline"), "learner")
 SPREAD = {"test_deploy", "test_labs", "test_notebooks"}
 
 # What takes longest begins first, so that no worker is left with it at the end.
