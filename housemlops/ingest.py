@@ -39,7 +39,13 @@ import pandas as pd
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from .contract import Contract, cast, infer_contract, load_contract
+from housemlops.contract import (
+    Contract,
+    cast,
+    cast_column,
+    infer_contract,
+    load_contract,
+)
 from housemlops.settings import (
     WorkbookError,
     did_you_mean,
@@ -86,11 +92,9 @@ def sale_months(
     if not names or not {*names.values()} <= {*sales.columns}:
         return None
     if "column" in names:
-        return (
-            pd.to_datetime(sales[names["column"]], errors="coerce", format="ISO8601")
-            .dt.strftime("%Y-%m")
-            .fillna("")
-        )
+        name = names["column"]
+        days, _ = cast_column(sales[name], contract.columns[name])
+        return days.map(lambda day: day[:7] if day else "")
     year, month = (
         pd.to_numeric(sales[names[part]], errors="coerce") for part in ("year", "month")
     )
