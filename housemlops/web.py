@@ -37,6 +37,7 @@ __all__ = [
     "mistake",
     "refused",
     "value_schema",
+    "Cell",
     "request_field",
     "request_model",
     "parse_json",
@@ -140,14 +141,12 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
-    PlainValidator,
     TypeAdapter,
     ValidationError,
-    WithJsonSchema,
     create_model,
 )
 from pydantic.json_schema import models_json_schema
-from pydantic_core import from_json
+from pydantic_core import core_schema, from_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -468,9 +467,22 @@ def value_schema(column: Mapping) -> dict:  # JSON Schema
     return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
 
 
+class Cell:
+    "A field that is read by a function, for pydantic; `PlainValidator` would also write each one by a function"
+
+    def __init__(self, read: Callable[[object], object], schema: dict):
+        self.read, self.schema = read, schema
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, core, handler):
+        return dict(self.schema)
+
+
 def request_field(name: str, column: Mapping, ignore_case: bool, from_text: bool):
     "Type and pydantic field of a column in a request"
-    read = PlainValidator(value_reader(column, ignore_case, from_text))
+    read = value_reader(column, ignore_case, from_text)
     unit = f" [{column['unit']}]" if column["unit"] else ""
     listed = f" ({', '.join(column['categories'])})" if column["categories"] else ""
     field = Field(
@@ -478,7 +490,7 @@ def request_field(name: str, column: Mapping, ignore_case: bool, from_text: bool
         alias=name,
         description=f"{column['description']}{unit}{listed}",
     )
-    return Annotated[object, read, WithJsonSchema(value_schema(column))], field
+    return Annotated[object, Cell(read, value_schema(column))], field
 
 
 def request_model(
