@@ -464,6 +464,8 @@ def value_schema(column: Mapping) -> dict:  # JSON Schema
         kinds = [text, code, {"type": "boolean"}]
     if not column["required"]:
         kinds.append({"type": "null"})
+        if column["type"] == "date":  # a blank text is missing
+            kinds.append({"type": "string", "pattern": "^ {0,100}$"})
     return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
 
 
@@ -1382,7 +1384,7 @@ def create_app(
     )
     app.openapi = documented(
         app,
-        (House, reader.Houses, reader.Question, InferRequest, Invocation),
+        (House, reader.Houses, reader.Question, InferRequest),
         standing.release.example,
         bool(options.api_keys),
     )
@@ -1938,6 +1940,18 @@ def add_mlflow(
     "Add the routes of MLflow's scoring server"
     standing, adapter = desk.standing, TypeAdapter(Invocation)
     docs = {"tags": ["MLflow"], "response_class": PlainTextResponse}
+    records = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/House"},
+        "minItems": 1,
+        "maxItems": reader.max_rows,
+    }
+    schema = {
+        "type": "object",
+        "properties": {"dataframe_records": records},
+        "required": ["dataframe_records"],
+    }
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
 
     @app.get("/ping", **docs, summary="Can it answer?", responses=fails(503))
     @app.get("/health", **docs, summary="Can it answer?", responses=fails(503))
@@ -1953,10 +1967,10 @@ def add_mlflow(
         "/invocations",
         tags=["MLflow"],
         summary="Price the houses of a data frame",
-        description="As JSON in `dataframe_split`, `dataframe_records`, `instances` or `inputs`, or as `text/csv`.",
+        description="As JSON in `dataframe_records` as below, or in `dataframe_split`, `instances` or `inputs` instead, or as `text/csv`.",
         response_model=Predictions,
         responses=fails(403, 413, 415, 422, 503),
-        openapi_extra=reads(Invocation),
+        openapi_extra={"requestBody": body},
     )
     async def invocations(request: Request):
         as_csv = is_csv(dict(request.scope["headers"]))
