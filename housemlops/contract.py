@@ -4,15 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    "LARGEST",
-    "TEXT",
     "CONTROL",
     "Text",
     "Label",
     "Name",
     "Category",
-    "DATE",
-    "LONGEST",
     "check_text",
     "check_name",
     "check_category",
@@ -28,17 +24,13 @@ __all__ = [
     "reasons_of",
     "as_contract",
     "load_contract",
-    "spelling",
     "cast_column",
     "missing_columns",
     "cast",
     "sale_months",
     "row_fingerprints",
     "pandera_schema",
-    "request_limits",
     "can_be_asked",
-    "request_field",
-    "request_model",
     "as_request",
     "request_example",
     "mlflow_signature",
@@ -64,19 +56,22 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
-    create_model,
     model_validator,
 )
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
-from .predict import clean_category
+from housemlops.predict import (
+    LARGEST,
+    TEXT,
+    clean_category,
+    value_parser,
+    value_reader,
+)
 from .settings import WorkbookError, did_you_mean, repo_root
 
 # %% ../nbs/contract.ipynb #contract-004a
-LARGEST = 2**53  # of a number: up to here whole numbers are exact
-TEXT = r"^[^\x00-\x1f\x7f]*$"  # of a category: printable, in one line
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # in no text
 
 
@@ -98,7 +93,7 @@ def check_category(text: str) -> str:
     "Return a category; ValueError when it is empty or more than one line."
     if not text.strip():
         raise ValueError("a category may not be empty")
-    if not re.fullmatch(TEXT, text):
+    if not TEXT.fullmatch(text):
         raise ValueError(
             f"the category {text!r:.60} holds a line break, a tab or another control character: write it in one line"
         )
@@ -376,48 +371,27 @@ def load_contract(
 
 
 # %% ../nbs/contract.ipynb #contract-018
-def spelling(
-    column: Column, ignore_case: bool
-) -> dict[str, str]:  # canonical text -> as the contract writes it
-    "How each category may be spelt"
-    return {clean_category(c, ignore_case): c for c in column.categories}
-
-
 def cast_column(
-    raw: pd.Series,  # (n_sales,), text as read
+    raw: pd.Series,  # (n_sales,) as read
     column: Column,
     ignore_case: bool = False,
 ) -> tuple[
     pd.Series, pd.Series
 ]:  # typed (n_sales,), and the reasons of those that do not fit
     "A column in the contract's type, and why some of its values do not fit"
-    text = raw.map(lambda value: clean_category(value))
-    if column.is_number:
-        typed = pd.to_numeric(text, errors="coerce").astype("float64")
-        whole = column.type != "integer" or typed.isna() | (typed % 1 == 0)
-        bad = (text.notna() & ~np.isfinite(typed)) | ~pd.Series(whole, raw.index)
-        return typed.mask(bad), pd.Series(
-            f"is not {'a whole' if column.type == 'integer' else 'a'} number", raw.index
-        )[bad]
-    if column.type == "date":
-        typed = (
-            pd.to_datetime(text, errors="coerce", format="ISO8601")
-            .dt.strftime("%Y-%m-%d")
-            .astype("object")
-        )
-        typed = typed.where(typed.notna(), None)
-        bad = text.notna() & typed.isna()
-        return typed, pd.Series("is not a date such as 2010-07-31", raw.index)[bad]
-    known = spelling(column, ignore_case)
-    folded = text.map(lambda value: clean_category(value, ignore_case))
-    typed = pd.Series(
-        [known.get(key, value) for key, value in zip(folded, text)],
-        raw.index,
-        dtype="object",
-    )
-    return typed, pd.Series("is not a known category", raw.index)[
-        text.notna() & ~folded.isin([*known])
-    ]
+    parse = value_parser(column.model_dump(), ignore_case, from_text=True)
+    typed, reasons = [], {}
+    for row, cell in raw.items():
+        value = None
+        try:
+            value = parse(cell)
+            if column.categories and value not in (None, *column.categories):
+                reasons[row] = "is not a known category"
+        except ValueError as error:
+            reasons[row] = str(error)
+        typed.append(value)
+    kind = "float64" if column.is_number else "object"
+    return pd.Series(typed, raw.index, dtype=kind), pd.Series(reasons, dtype="object")
 
 
 # %% ../nbs/contract.ipynb #contract-020
@@ -461,11 +435,9 @@ def sale_months(
     if not names or not {*names.values()} <= {*sales.columns}:
         return None
     if "column" in names:
-        return (
-            pd.to_datetime(sales[names["column"]], errors="coerce", format="ISO8601")
-            .dt.strftime("%Y-%m")
-            .fillna("")
-        )
+        name = names["column"]
+        days, _ = cast_column(sales[name], contract.columns[name])
+        return days.map(lambda day: day[:7] if day else "")
     year, month = (
         pd.to_numeric(sales[names[part]], errors="coerce") for part in ("year", "month")
     )
@@ -533,21 +505,6 @@ def pandera_schema(contract: Contract):  # -> pandera.DataFrameSchema
 
 
 # %% ../nbs/contract.ipynb #contract-031
-DATE = r"^\d{4}-(0[1-9]|1[0-2])(-\d{2})?$"  # of a date in a request
-LONGEST = 100  # of a text in a request, unless the contract lists a longer one
-
-
-def request_limits(column: Column) -> dict:  # of a pydantic Field
-    "What a value may be"
-    if column.is_number:
-        return dict(zip(("ge", "le"), column.range or (-LARGEST, LARGEST)))
-    longest = max([LONGEST, *(len(text) for text in column.categories or ())])
-    return {
-        "pattern": DATE if column.type == "date" else TEXT,
-        "max_length": longest,
-    }
-
-
 def can_be_asked(
     sales: pd.DataFrame,  # (n_sales, n_columns) typed
     contract: Contract,
@@ -555,49 +512,13 @@ def can_be_asked(
     "Which sales a request may carry: each value is within the limits of its column"
     fine = pd.Series(True, sales.index)
     for name in contract.inputs:
-        column, values = contract.columns[name], sales[name]
-        limits = request_limits(column)
-        if column.is_number:
-            fits = values.between(limits["ge"], limits["le"])
-        else:
-            texts = values.map(lambda text: text if isinstance(text, str) else "")
-            fits = texts.str.fullmatch(limits["pattern"]) & (
-                texts.str.len() <= limits["max_length"]
-            )
-        missing = values.isna()
-        fine &= ~missing if column.required else True
-        fine &= missing | fits
+        read = value_reader(contract.columns[name].model_dump(), contract.ignore_case)
+        for row, value in sales[name].items():
+            try:
+                read(value)
+            except ValueError:
+                fine[row] = False
     return fine
-
-
-def request_field(name: str, column: Column) -> tuple:
-    "Type and pydantic field of a column in a request"
-    kind = {"number": float, "integer": int}.get(column.type, str)
-    allowed = f" ({', '.join(column.categories)})" if column.categories else ""
-    describe = (
-        f"{column.description}{f' [{column.unit}]' if column.unit else ''}{allowed}"
-    )
-    field = Field(
-        ... if column.required else None,
-        description=describe,
-        alias=name,
-        **request_limits(column),
-    )
-    return (kind if column.required else kind | None), field
-
-
-def request_model(
-    contract: Contract,
-) -> type[BaseModel]:  # class named after the data set
-    "The pydantic model of a house to be priced"
-    fields = {
-        f"c{i}": request_field(name, contract.columns[name])
-        for i, name in enumerate(contract.inputs)
-    }
-    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, title="House")
-    return create_model(
-        "House", __config__=config, __doc__="A house to be priced", **fields
-    )
 
 
 # %% ../nbs/contract.ipynb #contract-032b
@@ -713,7 +634,7 @@ def feature_plan(
 # %% ../nbs/contract.ipynb #contract-044
 def can_be_listed(text: str) -> bool:
     "Return whether a contract may list a text as a category."
-    return len(text) <= 1000 and re.fullmatch(TEXT, text) is not None
+    return len(text) <= 1000 and TEXT.fullmatch(text) is not None
 
 
 def infer_column(

@@ -4,8 +4,23 @@
 
 # %% auto #0
 __all__ = [
+    "LARGEST",
+    "LONGEST",
+    "TEXT",
+    "NUMBER",
+    "WHOLE",
+    "DAY",
+    "NUMERIC",
     "clean_category",
     "canonical",
+    "parse_number",
+    "parse_date",
+    "day_of",
+    "category_parser",
+    "value_parser",
+    "limits_of",
+    "longest_of",
+    "value_reader",
     "inputs_of",
     "reader",
     "deriver",
@@ -20,8 +35,11 @@ __all__ = [
 
 # %% ../nbs/predict.ipynb #predict-002
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -44,6 +62,145 @@ def canonical(
         value = int(value)
     text = str(value).strip()
     return (text.casefold() if ignore_case else text) or None
+
+
+# %% ../nbs/predict.ipynb #predict-006b
+LARGEST = 2**53  # of a number: up to here whole numbers are exact
+LONGEST = (
+    100  # characters of a text in a request, unless the contract lists a longer one
+)
+TEXT = re.compile(r"^[^\x00-\x1f\x7f]*$")  # printable, in one line
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+WHOLE = re.compile(r"-?\d+\.0+", re.ASCII)
+DAY = re.compile(r"(\d{4})(?:[-/.](\d\d?)(?:[-/.](\d\d?))?)?", re.ASCII)
+NUMERIC = (int, float, Decimal, np.integer, np.floating)
+
+
+def parse_number(
+    value: object,
+    whole: bool,  # an integer is wanted
+    from_text: bool,  # a number may be written as text, as in CSV
+) -> float | int | None:
+    "A cell as a number; ValueError when it is none"
+    reason = f"is not a {'whole ' * whole}number"
+    if isinstance(value, str) and from_text:
+        text = value.strip()
+        if text and not NUMBER.fullmatch(text):
+            raise ValueError(reason)
+        value = float(text) if text else None
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool) or not isinstance(value, NUMERIC):
+        raise ValueError(reason)
+    if not -1e300 < value < 1e300 or (whole and value % 1):
+        raise ValueError(reason)
+    return int(value) if whole else float(value)
+
+
+def parse_date(value: object) -> str | None:
+    "A cell as a date, 2010-07-31; ValueError when it is none"
+    if value is None or value != value:
+        return None
+    if isinstance(value, date):
+        return value.isoformat()[:10]
+    if not isinstance(value, str):
+        raise ValueError("is not a date such as 2010-07-31")
+    return day_of(value.strip())
+
+
+@lru_cache(maxsize=4096)
+def day_of(text: str) -> str | None:
+    "The day that a text names; the first one of a month or a year"
+    if not text:
+        return None
+    try:
+        if found := DAY.fullmatch(text):
+            return date(*map(int, found.groups("1"))).isoformat()
+        return datetime.fromisoformat(text).date().isoformat()
+    except ValueError:
+        raise ValueError("is not a date such as 2010-07-31") from None
+
+
+def category_parser(
+    categories: Sequence[str], ignore_case: bool
+) -> Callable[[object], str | None]:
+    "What reads the cells of a category: as the contract writes it, where it lists it"
+    known = {clean_category(text, ignore_case): text for text in categories}
+
+    def parse(value):
+        if isinstance(value, (list, dict)):
+            raise ValueError("is not a single value")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"is outside {-LARGEST} to {LARGEST}")
+        text = clean_category(value)
+        if text is None:
+            return None
+        found = known.get(text.casefold() if ignore_case else text)
+        if found is None and WHOLE.fullmatch(text):
+            found = known.get(text.partition(".")[0])
+        return text if found is None else found
+
+    return parse
+
+
+def value_parser(
+    column: Mapping,  # of a contract, as in its JSON
+    ignore_case: bool,
+    from_text: bool,  # a number may be written as text, as in CSV
+) -> Callable[[object], float | int | str | None]:  # a cell -> its value
+    "What reads the cells of a column; it raises ValueError with the reason when a cell has not the column's type"
+    if column["type"] == "date":
+        return parse_date
+    if column["categories"]:
+        return category_parser(column["categories"], ignore_case)
+    return partial(parse_number, whole=column["type"] == "integer", from_text=from_text)
+
+
+def limits_of(column: Mapping) -> tuple[float, float]:
+    "The smallest and the largest number that a request may have"
+    return tuple(column["range"] or (-LARGEST, LARGEST))
+
+
+def longest_of(column: Mapping) -> int:
+    "How many characters a text in a request may have"
+    return max([LONGEST, *map(len, column["categories"] or ())])
+
+
+def value_reader(
+    column: Mapping,  # of a contract, as in its JSON
+    ignore_case: bool,
+    from_text: bool = False,  # a number may be written as text, as in CSV
+) -> Callable[[object], float | int | str | None]:  # a cell -> its value
+    "What reads the cells of a column in a request; it raises ValueError with the reason when the contract does not allow one"
+    parse, required = value_parser(column, ignore_case, from_text), column["required"]
+    low, high = limits_of(column)
+    longest, listed = longest_of(column), frozenset(column["categories"] or ())
+    kind = int if column["type"] == "integer" else float
+
+    def read_number(value):
+        if type(value) is kind and low <= value <= high:
+            return value  # as nearly all of them are
+        number = parse(value)
+        if number is None:
+            if required:
+                raise ValueError("is missing")
+        elif not low <= number <= high:
+            raise ValueError(f"is outside {low:g} to {high:g}")
+        return number
+
+    def read_text(value):
+        if type(value) is str and value in listed:
+            return value
+        if isinstance(value, str) and not (
+            len(value) <= longest and TEXT.fullmatch(value)
+        ):
+            raise ValueError(f"is not a printable text of at most {longest} characters")
+        text = parse(value)
+        if text is None and required:
+            raise ValueError("is missing")
+        return text
+
+    return read_number if column["type"] in ("number", "integer") else read_text
 
 
 # %% ../nbs/predict.ipynb #predict-009
@@ -73,6 +230,7 @@ def reader(
         for name in ("missing", "unknown")
     )
 
+    @lru_cache(maxsize=1024, typed=True)
     def read(value):
         text = clean_category(value, fold)
         return missing if text is None else codes.get(text, unknown)

@@ -16,9 +16,7 @@ __all__ = [
     "open_model",
     "registered_version",
     "fetch_pricer",
-    "without_zero",
     "distinct",
-    "outside",
     "judge_values",
     "Notes",
     "column_numbers",
@@ -43,7 +41,6 @@ __all__ = [
 
 # %% ../nbs/score.ipynb #score-002
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,18 +54,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from housemlops.contract import (
-    Column,
-    Contract,
-    as_contract,
-    cast_column,
-    request_limits,
-    spelling,
-)
+from .contract import Column, Contract, as_contract
 from .core.files import read_json
 from .engine import open_graph
 from .model.registry import champion, download, registered_name
-from .predict import clean_category, deriver, interval, reader
+from .predict import deriver, interval, reader, value_reader
 from .settings import WorkbookError, did_you_mean, params, tracking
 
 # %% ../nbs/score.ipynb #score-008
@@ -230,18 +220,6 @@ def fetch_pricer(dataset: str, number: int | None = None) -> Pricer:
 
 
 # %% ../nbs/score.ipynb #score-014
-def without_zero(value: object, known: Mapping[str, str], ignore_case: bool) -> object:
-    "The text `20.0` as 20, where `20.0` is no category and 20 is one"
-    if (
-        not isinstance(value, str)
-        or not re.fullmatch(r"\s*-?\d+\.0+\s*", value)
-        or clean_category(value, ignore_case) in known
-    ):
-        return value
-    whole = value.partition(".")[0]
-    return whole if clean_category(whole, ignore_case) in known else value
-
-
 def distinct(
     values: pa.Array,
 ) -> tuple[
@@ -257,53 +235,26 @@ def distinct(
 
 
 # %% ../nbs/score.ipynb #score-017
-def outside(
-    typed: pd.Series, text: pd.Series, column: Column
-) -> pd.Series:  # reasons of those that no request may carry
-    "Why a value that has the right type is refused all the same"
-    limits = request_limits(column)
-    if column.is_number:
-        low, high = limits["ge"], limits["le"]
-        return pd.Series(f"is outside {low:g} to {high:g}", typed.index)[
-            typed.notna() & ~typed.between(low, high)
-        ]
-    if column.type == "date":
-        return pd.Series(dtype=object)
-
-    def fits(value):
-        return not isinstance(value, str) or (
-            len(value) <= limits["max_length"]
-            and re.fullmatch(limits["pattern"], value)
-        )
-
-    return pd.Series(
-        f"is not a printable text of at most {limits['max_length']} characters",
-        text.index,
-    )[~text.map(fits).astype(bool)]
-
-
 def judge_values(
     values: pd.Series,  # (n,) distinct, as read
     column: Column,
     ignore_case: bool,
 ) -> tuple[
-    pd.Series, pd.Series, pd.Series
-]:  # typed (n,); why some are refused; what is noted of others
-    "Values in the contract's type, and what is wrong with them"
-    if column.categories:
-        known = spelling(column, ignore_case)
-        values = values.map(lambda value: without_zero(value, known, ignore_case))
-    typed, reasons = cast_column(values, column, ignore_case)
-    refused = pd.concat(
-        [outside(typed, values, column), *([] if column.categories else [reasons])]
-    )
-    noted = (
-        (reasons + " and counts as unknown") if column.categories else reasons.iloc[:0]
-    )
-    absent = typed.isna() & ~typed.index.isin(refused.index)
-    if column.required:
-        refused = pd.concat([refused, pd.Series("is missing", typed.index)[absent]])
-    return typed, refused, noted.drop(refused.index, errors="ignore")
+    list, pd.Series, pd.Series
+]:  # (n,) read; why some are refused; what is noted of others
+    "The contract's values, and what is wrong with them"
+    read = value_reader(column.model_dump(), ignore_case, from_text=True)
+    found, refused, noted = [], {}, {}
+    for i, cell in enumerate(values):
+        value = None
+        try:
+            value = read(cell)
+            if column.categories and value not in (None, *column.categories):
+                noted[i] = "is not a known category and counts as unknown"
+        except ValueError as error:
+            refused[i] = str(error)
+        found.append(value)
+    return found, pd.Series(refused, dtype=object), pd.Series(noted, dtype=object)
 
 
 # %% ../nbs/score.ipynb #score-020

@@ -4,20 +4,16 @@
 
 # %% auto #0
 __all__ = [
-    "RESERVED",
     "ROOMS",
     "NEEDS",
     "DATA",
+    "DOCKERIGNORE",
     "crowned",
-    "python_name",
-    "python_names",
-    "field_source",
     "one_line",
     "markdown",
     "slug",
     "templates",
     "filled",
-    "request_source",
     "travelling",
     "program_files",
     "program_of",
@@ -43,12 +39,10 @@ __all__ = [
 # %% ../nbs/serve.ipynb #serve-002
 import hashlib
 import json
-import keyword
 import math
 import os
 import re
 import shutil
-import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -57,15 +51,9 @@ from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from packaging.requirements import Requirement
-from pydantic import BaseModel
 
 from . import engine, migrations, predict, prediction_log, web
-from housemlops.contract import (
-    Contract,
-    as_contract,
-    load_contract,
-    request_limits,
-)
+from .contract import Contract, as_contract, load_contract
 from .core.files import read_json, write_json
 from .model.registry import download
 from .serving.running import ask, running, serve_folder
@@ -96,61 +84,6 @@ def crowned(
 
 
 # %% ../nbs/serve.ipynb #serve-011
-RESERVED = (
-    "int",
-    "float",
-    "str",
-)  # what the generated class uses itself, in small letters
-
-
-def python_name(column: str) -> str:  # "X1st.Flr.SF" -> "x1st_flr_sf"
-    "A column's name as a Python identifier, or nothing where none can be made of it"
-    plain = unicodedata.normalize("NFKC", column)  # as Python reads identifiers
-    name = re.sub(r"\W+", "_", plain).strip("_").lower()
-    name = f"_{name}" if name[:1].isdigit() else name
-    usual = name.isidentifier() and unicodedata.normalize("NFKC", name) == name
-    return name if usual else ""
-
-
-def python_names(
-    columns: list[str],
-) -> list[str]:  # each only once, and none that pydantic or Python uses itself
-    "Names of columns as Python identifiers"
-    names = [python_name(column) for column in columns]
-    safe = [
-        bool(name)
-        and not name.startswith("_")
-        and names.count(name) == 1
-        and not keyword.iskeyword(name)
-        and not hasattr(BaseModel, name)
-        and name not in RESERVED
-        for name in names
-    ]
-    taken = {name for name, kept in zip(names, safe) if kept}
-    for i, name in enumerate(names):
-        if not safe[i]:
-            own = f"column_{i}_{name}".rstrip("_")
-            while own in taken:
-                own += "_"
-            taken.add(own)
-            names[i] = own
-    return names
-
-
-def field_source(python: str, name: str, column) -> str:  # one line of Python
-    "A field of the request model"
-    kind = {"number": "float", "integer": "int"}.get(column.type, "str")
-    allowed = f" ({', '.join(column.categories)})" if column.categories else ""
-    description = (
-        f"{column.description}{f' [{column.unit}]' if column.unit else ''}{allowed}"
-    )
-    kind, default = (kind, "...") if column.required else (f"{kind} | None", "None")
-    limits = ", ".join(
-        f"{name}={value!r}" for name, value in request_limits(column).items()
-    )
-    return f"{python}: {kind} = Field({default}, alias={name!r}, {limits}, description={description!r})"
-
-
 def one_line(text: object) -> str:
     "A text in one line, without characters that cannot be seen"
     shown = (char if char.isprintable() else " " for char in str(text))
@@ -192,17 +125,6 @@ def filled(template: str, **values: object) -> str:
     return templates().get_template(f"{template}.jinja").render(values)
 
 
-def request_source(contract: Contract) -> str:  # Python source
-    "The request model as a module"
-    names = zip(python_names(contract.inputs), contract.inputs)
-    groups = {}
-    for python, name in names:
-        groups.setdefault(contract.columns[name].group, []).append(
-            field_source(python, name, contract.columns[name])
-        )
-    return filled("house.py", contract=contract, groups=groups)
-
-
 # %% ../nbs/serve.ipynb #serve-016
 ROOMS = (predict, prediction_log, engine, web)  # that travel
 
@@ -233,7 +155,7 @@ def program_files(contract: Contract) -> dict[str, str]:  # name -> text
     "What the server is, without the model it serves"
     files = {
         f"{room.__name__.rpartition('.')[2]}.py": travelling(room) for room in ROOMS
-    } | {"house.py": request_source(contract)}
+    }
     home = Path(migrations.__path__[0])
     files |= {
         f"migrations/{path.relative_to(home).as_posix()}": path.read_text(
@@ -241,7 +163,11 @@ def program_files(contract: Contract) -> dict[str, str]:  # name -> text
         )
         for path in sorted(home.rglob("*.py"))
     }
-    program = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    asked = [
+        files,
+        contract.model_dump(mode="json", include={"columns", "ignore_case"}),
+    ]
+    program = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return files | {"app.py": filled("app.py", contract=contract, program=program)}
 
 
@@ -294,6 +220,7 @@ DATA = (
     "example.json",
     "contract.json",
 )  # from the model, byte for byte
+DOCKERIGNORE = "*\n!*.py\n!page.html\n!requirements.txt\n!migrations\n!model\n**/__pycache__\n"  # no log, no .venv
 
 
 def measured(mlflow, sha256: str) -> dict:  # metrics, card
@@ -382,6 +309,7 @@ def write_project(
             "test_server.py",
         )
     }
+    texts[".dockerignore"] = DOCKERIGNORE
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(text, encoding="utf-8")

@@ -10,6 +10,10 @@ __all__ = [
     "MISTAKES",
     "TOGETHER",
     "SMALL",
+    "VISIBLE",
+    "WHOLE_TYPES",
+    "DATATYPES",
+    "OUTPUTS",
     "OPEN",
     "NOT_LOGGED",
     "FILES",
@@ -27,27 +31,42 @@ __all__ = [
     "Receipt",
     "Ready",
     "Problem",
+    "V2Problem",
     "Refused",
     "told",
     "mistake",
-    "whole",
+    "refused",
+    "value_schema",
+    "Cell",
+    "request_field",
+    "request_model",
     "parse_json",
     "parse",
     "check_object",
     "Reader",
     "read_aside",
     "Tensor",
+    "WantedOutput",
     "InferRequest",
+    "OutputTensor",
+    "InferAnswer",
     "Frame",
     "Invocation",
+    "Predictions",
+    "check_columns",
     "of_columns",
+    "of_rows",
+    "data_of",
     "of_tensors",
+    "of_csv",
     "of_invocation",
-    "settle",
     "no_log",
+    "check_log",
     "Desk",
     "shown_key",
     "is_json",
+    "is_csv",
+    "route_path",
     "TooLarge",
     "Guard",
     "Quick",
@@ -60,6 +79,7 @@ __all__ = [
     "reads",
     "fails",
     "answer_json",
+    "in_words",
     "as_response",
     "add_security",
     "documented",
@@ -70,7 +90,9 @@ __all__ = [
     "run_server",
     "BackgroundJob",
     "background_jobs",
-    "add_dialects",
+    "datatype_of",
+    "add_v2",
+    "add_mlflow",
 ]
 
 # %% ../nbs/web.ipynb #web-002
@@ -78,18 +100,19 @@ import argparse
 import asyncio
 import base64
 import binascii
+import csv
 import hashlib
 import hmac
 import html
+import io
 import json
 import logging
-import math
 import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -100,10 +123,10 @@ from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi import Path as InPath
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -123,7 +146,8 @@ from pydantic import (
     create_model,
 )
 from pydantic.json_schema import models_json_schema
-from pydantic_core import from_json
+from pydantic_core import core_schema, from_json
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
@@ -131,6 +155,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .engine import Busy, Grouper, Release, Standing
+from .predict import LARGEST, TEXT, limits_of, longest_of, value_reader
 from .prediction_log import LogUnavailable, PredictionLog
 
 LOGGER = logging.getLogger("uvicorn.error")  # the server's own output
@@ -366,6 +391,12 @@ class Problem(BaseModel):
     detail: str | list[dict]
 
 
+class V2Problem(BaseModel):
+    "What was wrong, by the V2 protocol"
+
+    error: str
+
+
 # %% ../nbs/web.ipynb #web-010
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -393,7 +424,7 @@ def told(
                     for part in item["loc"]
                 ),
             ],
-            "msg": item["msg"],
+            "msg": item["msg"].removeprefix("Value error, "),
             "type": item["type"],
         }
         for item in found
@@ -410,9 +441,78 @@ def mistake(place: Sequence, message: str, kind: str = "value_error") -> dict:
     return {"loc": [*place], "msg": message, "type": kind}
 
 
-def whole(value: object) -> object:  # 3.0 -> 3
-    "A value of JSON, which does not tell 3.0 from 3"
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def refused(place: Sequence, message: str, kind: str = "value_error") -> Refused:
+    "A refusal (422) for one mistake"
+    return Refused(422, [mistake(place, message, kind)])
+
+
+VISIBLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"  # not blank
+
+
+def value_schema(column: Mapping) -> dict:  # JSON Schema
+    "What a request may hold in a column: what `value_reader` takes"
+    if column["type"] in ("number", "integer"):
+        low, high = limits_of(column)
+        kinds = [{"type": column["type"], "minimum": low, "maximum": high}]
+    elif column["type"] == "date":
+        month = {"type": "string", "pattern": r"^[12]\d{3}-(0[1-9]|1[0-2])$"}
+        kinds = [{"type": "string", "format": "date"}, month]
+    else:
+        pattern = VISIBLE if column["required"] else TEXT.pattern
+        text = {"type": "string", "maxLength": longest_of(column), "pattern": pattern}
+        code = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+        kinds = [text, code, {"type": "boolean"}]
+    if not column["required"]:
+        kinds.append({"type": "null"})
+        if column["type"] == "date":  # a blank text is missing
+            kinds.append({"type": "string", "pattern": "^ {0,100}$"})
+    return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
+
+
+class Cell:
+    "A field that is read by a function, for pydantic; `PlainValidator` would also write each one by a function"
+
+    def __init__(self, read: Callable[[object], object], schema: dict):
+        self.read, self.schema = read, schema
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, core, handler):
+        return dict(self.schema)
+
+
+def request_field(name: str, column: Mapping, ignore_case: bool, from_text: bool):
+    "Type and pydantic field of a column in a request"
+    read = value_reader(column, ignore_case, from_text)
+    unit = f" [{column['unit']}]" if column["unit"] else ""
+    listed = f" ({', '.join(column['categories'])})" if column["categories"] else ""
+    field = Field(
+        ... if column["required"] else None,
+        alias=name,
+        description=f"{column['description']}{unit}{listed}",
+    )
+    return Annotated[object, Cell(read, value_schema(column))], field
+
+
+def request_model(
+    contract: Mapping,  # as in its JSON
+    from_text: bool = False,  # numbers are written as text, as in CSV
+) -> type[BaseModel]:
+    "The pydantic model of a house to be priced: the columns that are known before the sale"
+    inputs = {
+        name: column
+        for name, column in contract["columns"].items()
+        if column["role"] in ("feature", "date")
+    }
+    fields = {
+        f"column_{i}": request_field(name, column, contract["ignore_case"], from_text)
+        for i, (name, column) in enumerate(inputs.items())
+    }
+    config = ConfigDict(extra="forbid", title="House")
+    return create_model(
+        "House", __config__=config, __doc__="A house to be priced", **fields
+    )
 
 
 def parse_json(body: bytes) -> object:
@@ -420,8 +520,7 @@ def parse_json(body: bytes) -> object:
     try:
         return from_json(body, cache_strings="keys")
     except ValueError as error:
-        found = mistake(["body"], f"Invalid JSON: {error}", "json_invalid")
-        raise Refused(422, [found]) from None
+        raise refused(["body"], f"Invalid JSON: {error}", "json_invalid") from None
 
 
 def parse(adapter: TypeAdapter, body: bytes):
@@ -437,8 +536,7 @@ def check_object(
 ):
     "A JSON object as its model; Refused (422) with the first twenty mistakes. Unknown fields are counted before the model sees them: each is a mistake, and there may be a hundred thousand"
     if not isinstance(value, dict):
-        found = mistake(place, "Input should be an object", "model_type")
-        raise Refused(422, [found])
+        raise refused(place, "Input should be an object", "model_type")
     unknown = islice((name for name in value if name not in known), MISTAKES)
     mistakes = [
         mistake(
@@ -446,7 +544,7 @@ def check_object(
         )
         for name in unknown
     ]
-    held = {name: whole(value[name]) for name in known & value.keys()}
+    held = {name: value[name] for name in known & value.keys()}
     try:
         found = adapter.validate_python(held)
     except ValidationError as error:
@@ -494,7 +592,7 @@ class Reader:
     def houses(self, rows: list, place: Sequence) -> list[BaseModel]:
         "Objects as houses; after twenty mistakes the rest is not looked at"
         if not 0 < len(rows) <= self.max_rows:
-            raise Refused(422, [mistake(place, f"1 to {self.max_rows} houses")])
+            raise refused(place, f"1 to {self.max_rows} houses")
         found, mistakes = [], []
         for start in range(0, len(rows), TOGETHER):
             some = rows[start : start + TOGETHER]
@@ -559,13 +657,32 @@ async def read_aside(read: Callable[[bytes], object], body: bytes):
 
 
 # %% ../nbs/web.ipynb #web-013
+WHOLE_TYPES = [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
+DATATYPES = {  # of a tensor -> what its data are in JSON
+    "BOOL": (bool,),
+    "BYTES": (str,),
+    **dict.fromkeys(WHOLE_TYPES, (int,)),
+    **dict.fromkeys(("FP16", "FP32", "FP64"), (int, float)),
+}
+OUTPUTS = {  # of an answer -> datatype
+    **dict.fromkeys(("price", "low", "high"), "FP64"),
+    **dict.fromkeys(("id", "warnings"), "BYTES"),
+}
+
+
 class Tensor(BaseModel):
     "A column, by the V2 protocol"
 
     name: str
-    shape: list[int] = Field(min_length=1, max_length=2)
-    datatype: str
+    shape: list[int] = Field(description="[n] or [n, 1], for n houses")
+    datatype: Literal[tuple(DATATYPES)]
     data: list
+
+
+class WantedOutput(BaseModel):
+    "An output that is wanted"
+
+    name: Literal[tuple(OUTPUTS)]
 
 
 class InferRequest(BaseModel):
@@ -573,6 +690,27 @@ class InferRequest(BaseModel):
 
     id: str | None = Field(None, max_length=200)
     inputs: Annotated[list[Tensor], Field(min_length=1), FailFast()]
+    outputs: list[WantedOutput] | None = Field(
+        None,
+        max_length=len(OUTPUTS),
+        description="those that are wanted; all when left out",
+    )
+
+
+class OutputTensor(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list
+
+
+class InferAnswer(BaseModel):
+    "Prices, one tensor for each output"
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(None, description="that of the request")
+    outputs: list[OutputTensor]
 
 
 class Frame(BaseModel):
@@ -591,95 +729,90 @@ class Invocation(BaseModel):
     inputs: list | dict | None = None
 
 
+class Predictions(BaseModel):
+    "Of each house its price, under the target's name, low, high, id and warnings"
+
+    predictions: list[dict]
+
+
+def check_columns(names: Sequence[str], place: Sequence) -> None:
+    "Refused when a column is there twice"
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise refused(place, f"{name[:100]!r} is there twice")
+        seen.add(name)
+
+
 def of_columns(columns: dict[str, list], place: str) -> list[dict]:  # one a row
     "Rows of columns that must be of one length"
-    lengths = {len(values) for values in columns.values()}
-    if len(lengths) > 1:
-        raise Refused(
-            422,
-            [
-                {
-                    "loc": ["body", place],
-                    "msg": "the columns differ in length",
-                    "type": "value_error",
-                }
-            ],
-        )
+    if len({len(values) for values in columns.values()}) > 1:
+        raise refused(["body", place], "the columns differ in length")
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+def of_rows(columns: Sequence[str], rows: list[list], place: Sequence) -> list[dict]:
+    "Houses of the rows of a table"
+    check_columns(columns, place)
+    if any(len(row) != len(columns) for row in rows):
+        raise refused(place, "each row must have a value for each column")
+    return [dict(zip(columns, row)) for row in rows]
+
+
+def data_of(tensor: Tensor) -> list:  # one value a house
+    "The data of a tensor, which may be nested as its shape is"
+    place, data = ["body", "inputs", tensor.name[:100]], tensor.data
+    if tensor.shape not in ([len(data)], [len(data), 1]):
+        raise refused(
+            place,
+            "data must hold one value for each house, and shape say how many: [n] or [n, 1]",
+        )
+    if len(tensor.shape) == 2:
+        data = [
+            value[0] if isinstance(value, list) and len(value) == 1 else value
+            for value in data
+        ]
+    kinds = (*DATATYPES[tensor.datatype], type(None))
+    if any(type(value) not in kinds for value in data):
+        raise refused(place, f"data must be {tensor.datatype}, as datatype says")
+    return data
 
 
 def of_tensors(request: InferRequest) -> list[dict]:
     "Houses of a V2 request"
-    for tensor in request.inputs:
-        if math.prod(tensor.shape) != len(tensor.data) or tensor.shape[1:] not in (
-            [],
-            [1],
-        ):
-            raise Refused(
-                422,
-                [
-                    {
-                        "loc": ["body", "inputs", tensor.name[:100]],
-                        "msg": "data must hold one value for each house, and shape say how many: [n] or [n, 1]",
-                        "type": "value_error",
-                    }
-                ],
-            )
-    return of_columns({tensor.name: tensor.data for tensor in request.inputs}, "inputs")
+    check_columns([tensor.name for tensor in request.inputs], ["body", "inputs"])
+    columns = {tensor.name: data_of(tensor) for tensor in request.inputs}
+    return of_columns(columns, "inputs")
+
+
+def of_csv(body: bytes) -> list[dict]:  # all text
+    "Houses of a CSV file"
+    try:
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig"), ""), strict=True)
+        header, *rows = [line for line in lines if line] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise refused(["body"], f"Invalid CSV: {error}", "csv_invalid") from None
+    return of_rows(header, rows, ["body"])
 
 
 def of_invocation(request: Invocation) -> list[dict]:
     "Houses of a request to MLflow's scoring server"
     given = [name for name, value in request if value is not None]
     if len(given) != 1:
-        raise Refused(
-            422,
-            [
-                {
-                    "loc": ["body"],
-                    "msg": "exactly one of dataframe_split, dataframe_records, instances and inputs must be given",
-                    "type": "value_error",
-                }
-            ],
+        raise refused(
+            ["body"],
+            "exactly one of dataframe_split, dataframe_records, instances and inputs must be given",
         )
-    found = getattr(request, given[0])
+    found, place = getattr(request, given[0]), ["body", given[0]]
+    if isinstance(found, Frame):
+        return of_rows(found.columns, found.data, place)
     if isinstance(found, dict):
         if not all(isinstance(values, list) for values in found.values()):
-            raise Refused(
-                422, [mistake(["body", "inputs"], "each column must be a list")]
-            )
-        return of_columns(found, "inputs")
-    if isinstance(found, list):
-        if not all(isinstance(row, dict) for row in found):
-            raise Refused(
-                422, [mistake(["body", given[0]], "each row must be an object")]
-            )
-        return found
-    if any(len(row) != len(found.columns) for row in found.data):
-        raise Refused(
-            422,
-            [
-                {
-                    "loc": ["body", "dataframe_split"],
-                    "msg": "each row must have a value for each column",
-                    "type": "value_error",
-                }
-            ],
-        )
-    return [dict(zip(found.columns, row)) for row in found.data]
-
-
-def settle(house: dict) -> dict:
-    "A row of a data frame as a house: 3.0 is 3, and NaN is missing"
-    present = {
-        name: value
-        for name, value in house.items()
-        if value is not None and value == value
-    }
-    return {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
-        for name, value in present.items()
-    }
+            raise refused(place, "each column must be a list")
+        return of_columns(found, given[0])
+    if not all(isinstance(row, dict) for row in found):
+        raise refused(place, "each row must be an object")
+    return found
 
 
 # %% ../nbs/web.ipynb #web-016
@@ -692,13 +825,18 @@ def no_log() -> Refused:
     )
 
 
+def check_log(desk: "Desk") -> None:
+    "Refused when no prediction can be returned now"
+    if not desk.opened:
+        raise no_log()
+
+
 class Desk:
     "Prices houses in groups, and puts each on record before it is given out"
 
     def __init__(self, House: type[BaseModel], standing: Standing, log: PredictionLog):
         self.standing, self.log, self.opened, self.retry = standing, log, False, 0.0
         self.reason = ""  # why the log is unavailable; empty when it is not
-        self.to_json = House.__pydantic_serializer__.to_json
         self.fields = {
             field.alias or name: name for name, field in House.model_fields.items()
         }  # column -> name in Python
@@ -789,9 +927,7 @@ class Desk:
                     "model_sha256": sha256,
                     "data_md5": data_md5,
                     "route": route,
-                    "inputs": self.to_json(
-                        house, by_alias=True, exclude_none=True
-                    ).decode(),
+                    "inputs": house.model_dump_json(by_alias=True, exclude_none=True),
                 }
             )
         try:
@@ -838,6 +974,17 @@ def is_json(headers: dict[bytes, bytes]) -> bool:
     return kind == b"application/json" or (not kind and not browser)
 
 
+def is_csv(headers: dict[bytes, bytes]) -> bool:
+    "Whether a body is CSV by its type"
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return kind == b"text/csv"
+
+
+def route_path(scope: Mapping) -> str:
+    "The path that is asked for, without the prefix of a proxy"
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
 class TooLarge(Exception):
     "A body beyond the limit"
 
@@ -860,17 +1007,21 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         began, answered, headers = time.perf_counter(), [], dict(scope["headers"])
+        path = route_path(scope).rstrip("/") or "/"
+        scope = scope | {"path": scope.get("root_path", "") + path}
+        if scope["method"] == "HEAD":  # the server sends no body by itself
+            scope["method"] = "GET"
 
         async def note(message):
             if message["type"] == "http.response.start":
                 answered.append(message["status"])
             await send(message)
 
-        if refused := self.refusal(scope["method"], scope["path"], headers):
+        if error := self.refusal(scope["method"], path, headers):
             await self.drain(receive)
-            await refused(scope, receive, note)
+            await as_response(scope, error)(scope, receive, note)
         else:
-            app = self.quick.get((scope["method"], scope["path"]), self.app)
+            app = self.quick.get((scope["method"], path), self.app)
             try:
                 await app(
                     scope,
@@ -878,7 +1029,7 @@ class Guard:
                     note,
                 )
             except TooLarge:
-                await self.too_large()(scope, receive, note)
+                await as_response(scope, self.too_large())(scope, receive, note)
             except ClientDisconnect:
                 answered.clear()  # nobody is left to be answered
         self.metrics.count(
@@ -895,38 +1046,43 @@ class Guard:
 
     def refusal(
         self, method: str, path: str, headers: dict[bytes, bytes]
-    ) -> Response | None:
+    ) -> Refused | None:
         "Why a request is not even looked at"
-        if (
-            self.keys
-            and path not in OPEN
-            and not any(
-                [hmac.compare_digest(shown_key(headers), key) for key in self.keys]
-            )
-        ):
-            return JSONResponse(
-                {"detail": "this server wants a key: Authorization: Bearer <key>"},
+        if self.keys and path not in OPEN and not self.shows_key(headers):
+            return Refused(
                 401,
+                "this server wants a key: Authorization: Bearer <key>",
                 {"WWW-Authenticate": 'Basic realm="House prices"'},
             )
         if method not in ("GET", "HEAD", "OPTIONS"):
             if not self.is_own(headers):
-                return answer_json(
-                    {
-                        "detail": "a web page of another origin may not ask this server (HOUSE_ALLOWED_ORIGINS names those that may)"
-                    },
+                return Refused(
                     403,
+                    "a web page of another origin may not ask this server (HOUSE_ALLOWED_ORIGINS names those that may)",
                 )
-            if not is_json(headers):
-                return answer_json({"detail": "send JSON, as application/json"}, 415)
+            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+                return Refused(
+                    415,
+                    "send the body as it is, uncompressed, without Content-Encoding",
+                )
+            if path == "/invocations":
+                if not is_json(headers) and not is_csv(headers):
+                    return Refused(415, "send application/json or text/csv")
+            elif not is_json(headers):
+                return Refused(415, "send JSON, as application/json")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > self.max_bytes:
             return self.too_large()
 
-    def too_large(self) -> Response:
-        return JSONResponse(
-            {"detail": f"a request has at most {self.max_bytes} bytes"},
+    def shows_key(self, headers: dict[bytes, bytes]) -> bool:
+        "Whether a request shows one of the keys; each is compared, in constant time"
+        shown = shown_key(headers)
+        return any([hmac.compare_digest(shown, key) for key in self.keys])
+
+    def too_large(self) -> Refused:
+        return Refused(
             413,
+            f"a request has at most {self.max_bytes} bytes",
             {"Connection": "close"},
         )
 
@@ -974,7 +1130,7 @@ class Quick:
         try:
             response = await self.answer(b"".join(parts))
         except Refused as error:
-            response = as_response(error)
+            response = as_response(scope, error)
         await response(scope, receive, send)
 
 
@@ -1069,12 +1225,22 @@ def add_pages(app: FastAPI, page: Path) -> None:
     def answer(text: str, policy: str) -> HTMLResponse:
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
-    @app.get("/", include_in_schema=False)
+    @app.get(
+        "/",
+        tags=["pages"],
+        summary="A form for people",
+        response_class=HTMLResponse,
+    )
     async def home_page():
         text = page.read_text(encoding="utf-8")
         return answer(text, page_policy(text))
 
-    @app.get("/swagger", include_in_schema=False)
+    @app.get(
+        "/swagger",
+        tags=["pages"],
+        summary="This description, for people",
+        response_class=HTMLResponse,
+    )
     async def swagger(request: Request):
         title = f"{app.title} - Swagger UI"
         return answer(*swagger_page(title, request.scope.get("root_path", "")))
@@ -1095,8 +1261,8 @@ def reads(model: type[BaseModel]) -> dict:  # for `openapi_extra`
     }
 
 
-def fails(*statuses: int) -> dict:
-    return {status: {"model": Problem} for status in statuses}
+def fails(*statuses: int, model: type[BaseModel] = Problem) -> dict:
+    return {status: {"model": model} for status in statuses}
 
 
 def answer_json(
@@ -1107,8 +1273,23 @@ def answer_json(
     )
 
 
-def as_response(error: Refused) -> Response:
-    return answer_json({"detail": error.detail}, error.status, error.headers)
+def in_words(detail: str | list[dict]) -> str:
+    "Mistakes as one text"
+    if isinstance(detail, str):
+        return detail
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}".removeprefix(": ")
+        for item in detail
+    )
+
+
+def as_response(scope: Mapping, error: Refused) -> Response:
+    "An error, in the words of the protocol that was spoken"
+    if route_path(scope).startswith("/v2"):
+        content = {"error": in_words(error.detail)}
+    else:
+        content = {"detail": error.detail}
+    return answer_json(content, error.status, error.headers)
 
 
 def add_security(schema: dict) -> None:
@@ -1119,14 +1300,15 @@ def add_security(schema: dict) -> None:
         "password": {"type": "http", "scheme": "basic"},
     }
     schema["security"] = [{"bearer": []}, {"header": []}, {"password": []}]
-    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    refused = {"description": "No key", "content": {"application/json": problem}}
     for path, methods in schema["paths"].items():
+        name = "V2Problem" if path.startswith("/v2") else "Problem"
+        problem = {"schema": {"$ref": f"#/components/schemas/{name}"}}
+        no_key = {"description": "No key", "content": {"application/json": problem}}
         for route in methods.values():
             if path in OPEN:
                 route["security"] = []
             else:
-                route["responses"]["401"] = refused
+                route["responses"]["401"] = no_key
 
 
 def documented(
@@ -1160,10 +1342,9 @@ NOT_LOGGED = "For a house that is being looked at: nothing is logged, and the an
 
 
 def create_app(
-    House: type[BaseModel],  # request model, generated from the contract
     home: Path,  # folder of the program: relative paths begin here
     program: str
-    | None = None,  # hash of the request model; a release for another one is not taken
+    | None = None,  # hash of the program; a release for another one is not taken
     environ: dict | None = None,  # settings; those of the process when not given
 ) -> ASGIApp:
     "The server of a model; OptionError, ReleaseError and LogUnavailable say what keeps it from starting"
@@ -1174,8 +1355,10 @@ def create_app(
         Metrics(),
     )
     note = standing.release.note
+    contract = standing.release.contract
+    House = request_model(contract)
     reader = Reader(House, options.max_rows)
-    infer, invocation = TypeAdapter(InferRequest), TypeAdapter(Invocation)
+    csv_reader = Reader(request_model(contract, from_text=True), options.max_rows)
     desk = Desk(House, standing, log)
     jobs = background_jobs(desk, metrics, options.retention_days)
 
@@ -1194,13 +1377,14 @@ def create_app(
         version=str(note["version"]),
         docs_url=None,  # `add_pages` has a page of its own, escaped and with a policy
         redoc_url=None,
+        redirect_slashes=False,  # `Guard` takes a slash at the end of a path away
         lifespan=lifespan,
         description=f"Prices in {note['currency']}, each with the interval that holds {standing.release.level:.0%} of sale prices, by `{note['model']}`. "
         f"The same prices are given by the Open Inference Protocol (`/v2/models/{note['model']}/infer`) and to clients of MLflow's scoring server (`/invocations`).",
     )
     app.openapi = documented(
         app,
-        (House, reader.Houses, reader.Question),
+        (House, reader.Houses, reader.Question, InferRequest),
         standing.release.example,
         bool(options.api_keys),
     )
@@ -1208,33 +1392,29 @@ def create_app(
 
     @app.exception_handler(Refused)
     async def refuse(request: Request, error: Refused):
-        return as_response(error)
+        return as_response(request.scope, error)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException):
+        found = Refused(error.status_code, error.detail, error.headers)
+        return as_response(request.scope, found)
 
     async def priced(route: str, houses: list[BaseModel]) -> list[dict]:
         found = await desk.price(route, houses)
         metrics.priced(found[0]["version"], len(found))
         return found
 
-    def checked(found: list[dict], place: str) -> list[BaseModel]:
-        "Rows of another dialect, as strictly checked as any house"
-        return reader.houses([settle(house) for house in found], ("body", place))
-
     def curve_of(release: Release, house: dict, column: str, values: list) -> dict:
         "The curve, with a gap and a warning where the contract allows no such house"
-        wrong = {}
+        read = value_reader(contract["columns"][column], contract["ignore_case"])
+        tried, wrong = [], {}
         for i, value in enumerate(values):
             try:
-                reader.one.validate_python(settle(house | {column: value}))
-            except ValidationError as error:
-                wrong[i] = f"values[{i}]: {error.errors()[0]['msg']}"
-        found = release.curve(
-            house,
-            column,
-            [
-                house.get(column) if i in wrong else value
-                for i, value in enumerate(values)
-            ],
-        )
+                tried.append(read(value))
+            except ValueError as error:
+                tried.append(house[column])
+                wrong[i] = f"values[{i}]: {error}"
+        found = release.curve(house, column, tried)
         gaps = {
             name: [
                 None if i in wrong else number for i, number in enumerate(found[name])
@@ -1387,7 +1567,8 @@ def create_app(
         )
 
     add_pages(app, home / "page.html")
-    add_dialects(app, desk, priced, checked, infer, invocation)
+    add_v2(app, desk, priced, reader)
+    add_mlflow(app, desk, priced, reader, csv_reader)
     guarded = Guard(app, options, metrics, quick)
     if options.allowed_origins:
         guarded = CORSMiddleware(
@@ -1540,7 +1721,12 @@ def run_server(
     parser = argparse.ArgumentParser("app.py", description="The prediction server.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8800)
-    parser.add_argument("--root-path", default="", help="prefix that a proxy cuts off")
+    parser.add_argument(
+        "--root-path",
+        default="",
+        type=lambda text: f"/{text.strip('/')}".rstrip("/"),
+        help="prefix that a proxy cuts off",
+    )
     parser.add_argument("--log-level", default="info", choices=["info", "warning"])
     asked, options = parser.parse_args(arguments), read_options(dict(os.environ), home)
     connections = fitting(options.max_connections)
@@ -1552,6 +1738,7 @@ def run_server(
         root_path=asked.root_path,
         log_level=asked.log_level,
         access_log=False,
+        proxy_headers=False,  # neither a client's address nor its scheme matters here
         http=partial(LimitedProtocol, limited),
         ws="none",
         timeout_keep_alive=options.keep_alive_seconds,
@@ -1635,128 +1822,170 @@ def background_jobs(
 
 
 # %% ../nbs/web.ipynb #web-024
-def add_dialects(
-    app: FastAPI,
-    desk: Desk,
-    priced: Callable,
-    checked: Callable,
-    infer: TypeAdapter,
-    invocation: TypeAdapter,
-) -> None:
-    "The routes of the V2 protocol and of MLflow's scoring server"
-    standing = desk.standing
+def datatype_of(column: Mapping) -> str:
+    "In which datatype V2's clients are told to send a column"
+    return "FP64" if column["type"] in ("number", "integer") else "BYTES"
 
-    def ready() -> None:
-        if not desk.opened:
-            raise no_log()
 
-    def named(name: str) -> dict:  # the note of the release
-        note = standing.release.note
-        if name != note["model"]:
-            raise Refused(
-                404, f"there is no model {name[:100]!r}, but {note['model']!r}"
-            )
-        return note
+def add_v2(app: FastAPI, desk: Desk, priced: Callable, reader: Reader) -> None:
+    "Add the routes of the V2 protocol; those of a model with and without its version"
+    standing, infer_adapter = desk.standing, TypeAdapter(InferRequest)
+    docs = {"tags": ["V2 protocol"]}
+    not_ready = {"responses": fails(503, model=V2Problem)}
 
-    @app.get("/v2", include_in_schema=False)
+    def check_name(name: str) -> None:
+        if name != (known := standing.release.note["model"]):
+            raise Refused(404, f"there is no model {name[:100]!r}, but {known!r}")
+
+    def check_version(name: str, number: str) -> None:
+        check_name(name)
+        if number != (known := str(standing.release.note["version"])):
+            raise Refused(404, f"there is no version {number[:100]!r}, but {known!r}")
+
+    @app.get("/v2", **docs, summary="The server")
     async def v2() -> dict:
-        return {
-            "name": "house-prices",
-            "version": str(standing.release.note["version"]),
-            "extensions": [],
-        }
+        version = str(standing.release.note["version"])
+        return {"name": "house-prices", "version": version, "extensions": []}
 
-    @app.get("/v2/health/live", include_in_schema=False)
+    @app.get("/v2/health/live", **docs, summary="Is the process alive?")
     async def v2_live() -> dict:
         return {"live": True}
 
-    @app.get("/v2/health/ready", include_in_schema=False)
+    @app.get("/v2/health/ready", **docs, **not_ready, summary="Can it answer?")
     async def v2_ready() -> dict:
-        ready()
+        check_log(desk)
         return {"ready": True}
 
-    @app.get("/v2/models/{name}", include_in_schema=False)
-    async def v2_model(name: str) -> dict:
-        note = named(name)
-        kinds = {
-            f["name"]: "BYTES" if "codes" in f or f["kind"] == "date" else "FP64"
-            for f in standing.release.plan[: len(standing.release.inputs)]
-        }
+    models = APIRouter(**docs)
+
+    @models.get("", summary="The inputs and outputs of the model")
+    async def v2_model() -> dict:
+        release = standing.release
+        columns = release.contract["columns"]
+        inputs = {name: datatype_of(columns[name]) for name in release.inputs}
         return {
-            "name": name,
-            "versions": [str(note["version"])],
+            "name": release.note["model"],
+            "versions": [str(release.note["version"])],
             "platform": "onnx",
             "inputs": [
-                {"name": n, "datatype": kind, "shape": [-1]}
-                for n, kind in kinds.items()
+                {"name": name, "datatype": kind, "shape": [-1]}
+                for name, kind in inputs.items()
             ],
             "outputs": [
-                {"name": n, "datatype": "FP64", "shape": [-1]}
-                for n in ("price", "low", "high")
-            ]
-            + [{"name": "id", "datatype": "BYTES", "shape": [-1]}],
+                {"name": name, "datatype": kind, "shape": [-1]}
+                for name, kind in OUTPUTS.items()
+            ],
         }
 
-    @app.get("/v2/models/{name}/ready", include_in_schema=False)
-    async def v2_model_ready(name: str) -> dict:
-        ready()
-        return {"name": named(name)["model"], "ready": True}
+    @models.get("/ready", **not_ready, summary="Can the model answer?")
+    async def v2_model_ready() -> dict:
+        check_log(desk)
+        return {"name": standing.release.note["model"], "ready": True}
 
-    @app.post("/v2/models/{name}/infer", include_in_schema=False)
-    async def v2_infer(name: str, request: Request) -> dict:
-        named(name)
+    @models.post(
+        "/infer",
+        summary="Price houses, one tensor a column",
+        response_model=InferAnswer,
+        responses=fails(403, 413, 415, 422, 503, model=V2Problem),
+        openapi_extra=reads(InferRequest),
+    )
+    async def v2_infer(request: Request):
+        if "inference-header-content-length" in request.headers:
+            raise Refused(
+                415, "send tensors as JSON, in `data`: binary_data is not supported"
+            )
 
         def read(body: bytes) -> tuple[InferRequest, list[BaseModel]]:
-            asked = parse(infer, body)
-            return asked, checked(of_tensors(asked), "inputs")
+            asked = parse(infer_adapter, body)
+            return asked, reader.houses(of_tensors(asked), ("body", "inputs"))
 
         asked, houses = await read_aside(read, await request.body())
         found = await priced("infer", houses)
-
-        def output(key, datatype):
-            return {
-                "name": key,
-                "datatype": datatype,
-                "shape": [len(found)],
-                "data": [price[key] for price in found],
-            }
-
+        wanted = [output.name for output in asked.outputs or ()] or OUTPUTS
+        texts = [price | {"warnings": "; ".join(price["warnings"])} for price in found]
         outputs = [
-            *(output(key, "FP64") for key in ("price", "low", "high")),
-            output("id", "BYTES"),
+            {
+                "name": name,
+                "datatype": OUTPUTS[name],
+                "shape": [len(texts)],
+                "data": [price[name] for price in texts],
+            }
+            for name in wanted
         ]
         return answer_json(
             {
-                "model_name": name,
+                "model_name": found[0]["model"],
                 "model_version": str(found[0]["version"]),
                 **({"id": asked.id} if asked.id else {}),
                 "outputs": outputs,
             }
         )
 
-    @app.get("/ping", include_in_schema=False)
+    unknown = fails(404, model=V2Problem)
+    for path, check in (
+        ("/v2/models/{name}", check_name),
+        ("/v2/models/{name}/versions/{number}", check_version),
+    ):
+        known = [Depends(check)]
+        app.include_router(models, prefix=path, dependencies=known, responses=unknown)
+
+
+def add_mlflow(
+    app: FastAPI,
+    desk: Desk,
+    priced: Callable,
+    reader: Reader,
+    csv_reader: Reader,  # takes numbers that are written as text
+) -> None:
+    "Add the routes of MLflow's scoring server"
+    standing, adapter = desk.standing, TypeAdapter(Invocation)
+    docs = {"tags": ["MLflow"], "response_class": PlainTextResponse}
+    records = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/House"},
+        "minItems": 1,
+        "maxItems": reader.max_rows,
+    }
+    schema = {
+        "type": "object",
+        "properties": {"dataframe_records": records},
+        "required": ["dataframe_records"],
+    }
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+
+    @app.get("/ping", **docs, summary="Can it answer?", responses=fails(503))
+    @app.get("/health", **docs, summary="Can it answer?", responses=fails(503))
     async def ping():
-        ready()
+        check_log(desk)
         return PlainTextResponse("\n")
 
-    @app.get("/version", include_in_schema=False)
+    @app.get("/version", **docs, summary="The version of the model")
     async def version():
         return PlainTextResponse(str(standing.release.note["version"]))
 
-    @app.post("/invocations", include_in_schema=False)
-    async def invocations(request: Request) -> dict:
+    @app.post(
+        "/invocations",
+        tags=["MLflow"],
+        summary="Price the houses of a data frame",
+        description="As JSON in `dataframe_records` as below, or in `dataframe_split`, `instances` or `inputs` instead, or as `text/csv`.",
+        response_model=Predictions,
+        responses=fails(403, 413, 415, 422, 503),
+        openapi_extra={"requestBody": body},
+    )
+    async def invocations(request: Request):
+        as_csv = is_csv(dict(request.scope["headers"]))
 
         def read(body: bytes) -> list[BaseModel]:
-            return checked(of_invocation(parse(invocation, body)), "data")
+            if as_csv:
+                return csv_reader.houses(of_csv(body), ("body", "data"))
+            found = of_invocation(parse(adapter, body))
+            return reader.houses(found, ("body", "data"))
 
         houses = await read_aside(read, await request.body())
-        found = await priced("invocations", houses)
         target = standing.release.note["target"]
-        return answer_json(
-            {
-                "predictions": [
-                    {target: price["price"], "low": price["low"], "high": price["high"]}
-                    for price in found
-                ]
-            }
-        )
+        kept = ("low", "high", "id", "warnings")
+        predictions = [
+            {target: price["price"], **{name: price[name] for name in kept}}
+            for price in await priced("invocations", houses)
+        ]
+        return answer_json({"predictions": predictions})

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ from housemlops.web import (
     Refused,
     create_app,
     read_options,
+    request_model,
 )
 
 OWN = "http://127.0.0.1"
@@ -47,10 +47,7 @@ def release(sample) -> Path:
 @pytest.fixture(scope="module")
 def House(release):
     "The request model of the generated server"
-    spec = importlib.util.spec_from_file_location("house", release / "house.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.House
+    return request_model(json.loads((release / "model/contract.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,7 @@ def example(release) -> dict:
 
 
 @pytest.fixture
-def app(release, House, tmp_path):
+def app(release, tmp_path):
     "Make the app in this process, with options"
 
     def make(**options):
@@ -68,7 +65,7 @@ def app(release, House, tmp_path):
             "HOUSE_MODEL": str(release / "model"),
             "HOUSE_DATABASE_URL": f"sqlite:///{tmp_path}/predictions.db",
         } | {f"HOUSE_{name.upper()}": str(value) for name, value in options.items()}
-        return create_app(House, release, environ=environ)
+        return create_app(release, environ=environ)
 
     return make
 
@@ -138,7 +135,7 @@ def test_only_json_from_pages_that_may_ask(app, example):
             for path, methods in client.get("/openapi.json").json()["paths"].items()
             for route in methods
             if route != "get"
-        ] + [("/invocations", "post"), ("/v2/models/any/infer", "post")]
+        ]
         foreign = {"Content-Type": "application/json", "Origin": "http://evil.example"}
         for path, method in routes:
             answer = client.request(method, path, content=body, headers=foreign)
@@ -186,7 +183,9 @@ def test_the_twentieth_mistake_is_the_last_and_others_are_answered_meanwhile(
     for path, body in bodies.items():
         answer, seconds = loop_time(made, path, json.dumps(body).encode())
         assert answer.status_code == 422, (path, answer.text[:500])
-        assert len(answer.json()["detail"]) <= 20, path
+        assert len(answer.json().get("detail", [])) <= 20 and len(answer.text) < 5000, (
+            path
+        )
         assert seconds < 0.1, (path, seconds)
     assert loop_time(made, "/predict/batch", b'{"extra": 1}')[0].json()["detail"] == [
         {"loc": ["body", "houses"], "msg": "Field required", "type": "missing"},
@@ -283,7 +282,7 @@ def priced(desk, House, example) -> bool:
     "Whether a prediction is returned now"
 
     async def price():
-        return await desk.price("predict", [House(**example)])
+        return await desk.price("predict", [House.model_validate(example)])
 
     desk.retry = 0.0  # do not wait for a second
     try:
@@ -312,7 +311,7 @@ def test_a_full_disk_is_one_line_and_a_reason(desk, House, example, caplog):
     caplog.set_level(logging.WARNING, "uvicorn.error")
     assert priced(desk, House, example)
     desk.log.writer.driver_connection.execute("PRAGMA max_page_count = 1")
-    houses = [House(**example)] * 200
+    houses = [House.model_validate(example)] * 200
     with pytest.raises(prediction_log.LogUnavailable):
         desk.answer([("batch", houses)])
     assert desk.trouble() == "the prediction log is unavailable: its disk is full"

@@ -27,13 +27,13 @@ def breakdown(
     sys.path.insert(0, str(server))
     import numpy as np
     from engine import Standing
-    from house import House
     from prediction_log import PredictionLog
     from pydantic import TypeAdapter
-    from web import Desk, answer_json
+    from web import Desk, answer_json, request_model
 
-    log, adapter, found = PredictionLog(url), TypeAdapter(House), {}
-    desk = Desk(House, Standing(server / "model"), log)
+    standing, log, found = Standing(server / "model"), PredictionLog(url), {}
+    House = request_model(standing.release.contract)
+    adapter, desk = TypeAdapter(House), Desk(House, standing, log)
     desk.open_log()
     release, desk.log = desk.standing.release, Kept()
 

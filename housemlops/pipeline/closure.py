@@ -11,7 +11,10 @@ from housemlops.pipeline.graph import listed, pipeline
 from housemlops.settings import WorkbookError
 
 RUNNER = "housemlops/pipeline/stage.py"  # runs every stage
-ENVIRONMENT = ("etc/ipython/ipython_kernel_config.py", "requirements.lock")  # of every stage
+ENVIRONMENT = (
+    "etc/ipython/ipython_kernel_config.py",
+    "requirements.lock",
+)  # of every stage
 NAME = re.compile(r"\bhousemlops(?:\.\w+)+")
 
 
