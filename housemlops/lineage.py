@@ -8,11 +8,8 @@ __all__ = [
     "version_numbered",
     "find_model",
     "no_champion",
-    "link",
     "prediction_links",
     "model_links",
-    "run_links",
-    "ledger_bytes",
     "source_links",
     "decisions",
     "trace",
@@ -28,9 +25,7 @@ __all__ = [
 
 # %% ../nbs/lineage.ipynb #lineage-002
 import contextlib
-import hashlib
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -39,7 +34,7 @@ from tempfile import TemporaryDirectory
 
 from .core.files import read_json
 from .core.repository import git
-from .model.gates import figure
+from .model.lineage import data_link, ledger_bytes, link, run_links
 from housemlops.model.registry import (
     ALIAS,
     champion,
@@ -125,11 +120,6 @@ def no_champion(name: str):
 
 
 # %% ../nbs/lineage.ipynb #lineage-010
-def link(name: str, found: object, holds: bool = True) -> dict:  # link, found, holds
-    "One link of the chain"
-    return {"link": name, "found": str(found), "holds": bool(holds)}
-
-
 def prediction_links(what: str) -> list[dict]:
     "A prediction as the live server put it on record"
     log = PredictionLog(live_environment(settings())["HOUSE_DATABASE_URL"])
@@ -173,53 +163,6 @@ def model_links(mlflow, version) -> list[dict]:
     ]
 
 
-def run_links(mlflow, run) -> list[dict]:  # of the training
-    "The MLflow run that trained the model, and the notebooks that were executed with it"
-    client, page, measured = (
-        mlflow.MlflowClient(),
-        "notebook/train.html",
-        run.data.metrics,
-    )
-    kept = page in {
-        item.path for item in client.list_artifacts(run.info.run_id, "notebook")
-    }
-    told = [
-        f"{name.upper()} {figure(measured[f'test_{name}'])}"
-        for name in ("mae", "rmsle", "coverage")
-        if f"test_{name}" in measured
-    ]
-    return [
-        link(
-            "MLflow run",
-            f"{run.info.run_name} {run.info.run_id}, of {run.data.tags.get('lifecycle') or 'no lifecycle'}",
-            run.info.status == "FINISHED",
-        ),
-        link(
-            "executed notebook", page if kept else f"none: the run has no {page}", kept
-        ),
-        link("measured", ", ".join(told) or "nothing", told),
-    ]
-
-
-def ledger_bytes(
-    root: Path, tags: dict
-) -> bytes | None:  # with the hash that the tags name
-    "The data of a run, wherever it still is: the checkout, the DVC cache, the bundled remote or the commit"
-    name, md5 = f"data/{tags['dataset']}.csv", tags["data_md5"]
-    places = [
-        root / name,
-        *(
-            root / folder / f"files/md5/{md5[:2]}/{md5[2:]}"
-            for folder in (".dvc/cache", "data/remote")
-        ),
-    ]
-    shown = subprocess.run(
-        ["git", "-C", root, "show", f"{tags['git_commit']}:{name}"], capture_output=True
-    )
-    found = [*(path.read_bytes() for path in places if path.exists()), shown.stdout]
-    return next((data for data in found if hashlib.md5(data).hexdigest() == md5), None)
-
-
 def source_links(root: Path, tags: dict) -> list[dict]:
     "The data and the code"
     commit, uncommitted = tags.get("git_commit", ""), tags.get("uncommitted", "no")
@@ -234,11 +177,7 @@ def source_links(root: Path, tags: dict) -> list[dict]:
         "" if uncommitted == "no" else f", with then uncommitted changes: {uncommitted}"
     )
     return [
-        link(
-            "data",
-            f"{tags['dataset']} as of {tags['as_of']}, MD5 {tags['data_md5']}",
-            ledger_bytes(root, tags) is not None,
-        ),
+        data_link(root, tags),
         link("git commit", f"{commit[:12]} ({subject}){edits}", known),
     ]
 

@@ -9,6 +9,7 @@ __all__ = [
     "same_model",
     "table_prices",
     "reprove",
+    "known_training",
     "register",
     "to_production",
     "unseen",
@@ -59,6 +60,7 @@ from housemlops.contract import (
     row_fingerprints,
 )
 from .core.files import read_json, write_json
+from .model.lineage import check_training
 from .model.prices import predict_onnx
 from housemlops.model.registry import (
     ALIAS,
@@ -74,6 +76,7 @@ from .predict import encode, inputs_of
 from housemlops.settings import (
     WorkbookError,
     folder_sha256,
+    repo_root,
     settings,
     tracking,
     whole_folder,
@@ -127,15 +130,21 @@ def reprove(model: Path, largest: float = 1e-4) -> float:  # largest relative di
 
 
 # %% ../nbs/promote.ipynb #promote-011
+def known_training(mlflow, sha256: str):  # -> MLflow Run
+    "The finished training of the model with these bytes; WorkbookError when MLflow has none"
+    if run := find_training(mlflow, sha256):
+        return run
+    raise WorkbookError(
+        "MLflow has no finished training of this model: run the stage `train` again (`housemlops run --force train`)"
+    )
+
+
 def register(mlflow, name: str, sha256: str):  # -> ModelVersion
     "Register the model with these bytes in development, unless it is registered already"
-    client, run = mlflow.MlflowClient(), find_training(mlflow, sha256)
+    client = mlflow.MlflowClient()
     if version := find_version(client, name, sha256):
         return version
-    if run is None:
-        raise WorkbookError(
-            "MLflow does not know the training of this model: run the stage `train` again"
-        )
+    run = known_training(mlflow, sha256)
     make_name(client, name)
     return client.create_model_version(
         name,
@@ -569,6 +578,7 @@ def decide(
     sha256 = evaluation["model_sha256"]
     check_newest(client, log_path(), name)
     entries = read_promotions(log_path())
+    check_training(mlflow, known_training(mlflow, sha256), repo_root())
     candidate, standing = (
         register(mlflow, development_name(dataset), sha256),
         champion(client, name),

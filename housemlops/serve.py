@@ -29,6 +29,7 @@ __all__ = [
     "references",
     "check_openapi",
     "check_server",
+    "is_sound",
     "publish",
     "generate",
     "deploy",
@@ -451,13 +452,18 @@ def check_server(server: Path) -> None:
 
 
 # %% ../nbs/serve.ipynb #serve-027
+def is_sound(release: Path) -> bool:
+    "Whether a release is there, and its files have the hash that is its name"
+    return release.exists() and folder_sha256(release)[:12] == release.name
+
+
 def publish(server: Path) -> Path:  # the release
     "Copy a generated server to the releases and make it the current one; WorkbookError, and nothing changes, when it does not pass `check_server`"
     home, name = serve_folder(), folder_sha256(server)[:12]
     release, link = home / "releases" / name, home / f".current-{os.getpid()}"
     if (home / "current").resolve() != release.resolve():
         check_server(server)
-    if not release.exists():
+    if not is_sound(release):
         with whole_folder(release) as draft:
             shutil.copytree(server, draft, dirs_exist_ok=True)
     link.unlink(missing_ok=True)
@@ -489,11 +495,12 @@ def deploy(mlflow, version) -> Path:  # the release
 
 
 def serve_holds(build: Path) -> bool:
-    "Whether the live release is the one in build/serve"
+    "Whether the live release is the one in build/serve, byte for byte"
     server, current = Path(build) / "serve", serve_folder() / "current"
-    return not (server / "app.py").exists() or (
-        current.exists() and folder_sha256(server)[:12] == current.resolve().name
-    )
+    if not (server / "app.py").exists():
+        return True
+    release = current.resolve()
+    return folder_sha256(server)[:12] == release.name and is_sound(release)
 
 
 # %% ../nbs/serve.ipynb #serve-029

@@ -82,7 +82,7 @@ def test_a_stage_that_uses_more_than_its_deps_refuses_to_run(tmp_path):
     with (tmp_path / "housemlops/predict.py").open("a") as module:
         module.write("\nfrom housemlops.alert import about_duel\n")
     with pytest.raises(
-        WorkbookError, match=r"prepare uses housemlops/alert\.py, .* dvc\.yaml"
+        WorkbookError, match=r"prepare uses files .* add there: housemlops/alert\.py$"
     ):
         check_dependencies(tmp_path, "prepare")
 

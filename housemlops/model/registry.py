@@ -1,21 +1,33 @@
 """Find trainings and registered versions in MLflow."""
 
+import os
 from pathlib import Path
 
 from housemlops.settings import WorkbookError, folder_sha256, settings
 
 ALIAS = "champion"
+PROCESS = "process"  # tag of a run whose stage is at work: host, process id, its start
+
+
+def is_finished(run) -> bool:
+    """Tell whether the stage of an MLflow run has ended well, or is the one that asks.
+
+    MLflow calls a run FINISHED as soon as its notebook has logged to it; while the
+    stage is at work, the run has the tag `process`.
+    """
+    own = run.info.run_id == os.environ.get("MLFLOW_RUN_ID")
+    ended = PROCESS not in run.data.tags
+    return own or (ended and run.info.status == "FINISHED")
 
 
 def find_training(mlflow, sha256: str):
-    """Return the newest MLflow run that trained the model with this SHA-256, or None."""
+    """Return the newest finished MLflow run that trained the model with this SHA-256, or None."""
     runs = mlflow.search_runs(
         experiment_names=[settings().mlflow.experiment],
         output_format="list",
-        max_results=1,
         filter_string=f"tags.model_sha256 = '{sha256}' and attributes.run_name = 'train'",
     )
-    return runs[0] if runs else None
+    return next(filter(is_finished, runs), None)
 
 
 def registered_name(dataset: str) -> str:

@@ -142,9 +142,10 @@ def check_dependencies(root: Path, stage: str):
     DVC would restore its result although that file has changed.
 
     Raises:
-        WorkbookError: With the first such file.
+        WorkbookError: With all such files.
     """
-    for path in sorted(stage_sources(root, stage) - listed_sources(root, stage)):
+    missing = sorted(stage_sources(root, stage) - listed_sources(root, stage))
+    if missing:
         raise WorkbookError(
-            f"{stage} uses {path}, which is not among its deps in dvc.yaml, so a change of it would go unnoticed: add it there."
+            f"{stage} uses files that are not among its deps in dvc.yaml, so that a change of them would go unnoticed; add there: {', '.join(missing)}"
         )

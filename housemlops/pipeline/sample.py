@@ -128,7 +128,7 @@ def kept_sample(root: Path, stages: list[str], home: Path) -> Path:
 
 def copy_sample(kept: Path, mine: Path):
     """Copy a sample, so that its tracking store names the folder it is in now."""
-    shutil.copytree(kept, mine, dirs_exist_ok=True)
+    shutil.copytree(kept, mine, symlinks=True, dirs_exist_ok=True)
     if (database := mine / "state/mlflow/mlflow.db").exists():
         relocate(database, str(kept), str(mine))
 

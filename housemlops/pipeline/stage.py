@@ -3,13 +3,18 @@
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
 
 from housemlops.core.repository import code_lineage, data_md5
+from housemlops.model.registry import PROCESS
 from housemlops.pipeline.closure import check_dependencies
 from housemlops.pipeline.graph import pipeline
 from housemlops.pipeline.notebook import as_html, execute, normalise, speed_up_start
@@ -47,6 +52,37 @@ def lineage_tags(root: Path, stage: str) -> dict[str, str]:
     }
 
 
+def this_process() -> str:
+    """Return what tells this process from all others: host, process id, time of its start."""
+    return json.dumps(
+        [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+    )
+
+
+def is_gone(process: str) -> bool:
+    """Tell whether a process of this machine has ended; of another one nothing is known."""
+    host, number, began = json.loads(process)
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(number).create_time() - began) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def close_abandoned_runs(client, experiment: str):
+    """Set the MLflow runs of stages that were killed to KILLED.
+
+    Args:
+        client: MlflowClient.
+        experiment: Id of the experiment.
+    """
+    for run in client.search_runs([experiment], f"tags.{PROCESS} != ''"):
+        if is_gone(run.data.tags[PROCESS]):
+            client.set_terminated(run.info.run_id, "KILLED")
+            client.delete_tag(run.info.run_id, PROCESS)
+
+
 def begin_run(root: Path, stage: str, note: Path) -> tuple:
     """Begin the MLflow run of a stage, with lineage, and tell its notebook.
 
@@ -65,9 +101,9 @@ def begin_run(root: Path, stage: str, note: Path) -> tuple:
         client = tracking(settings(root)).MlflowClient()
         name = settings(root).mlflow.experiment
         experiment = client.get_experiment_by_name(name).experiment_id
-        run = client.create_run(
-            experiment, run_name=stage, tags=lineage_tags(root, stage)
-        )
+        close_abandoned_runs(client, experiment)
+        tags = {**lineage_tags(root, stage), PROCESS: this_process()}
+        run = client.create_run(experiment, run_name=stage, tags=tags)
         told = {"experiment_id": experiment, "run_id": run.info.run_id}
     finally:
         draft = note.with_suffix(".draft")
@@ -107,6 +143,7 @@ def mlflow_run(root: Path, stage: str) -> Iterator[Callable[[Path], None]]:
         finally:
             client, run = begun.result()
             client.set_terminated(run, status)
+            client.delete_tag(run, PROCESS)
             os.environ.pop("HOUSEMLOPS_RUN", None)
 
 
@@ -129,6 +166,50 @@ def write_report(notebook: dict, root: Path, name: str) -> list[Path]:
     nbformat.write(notebook, files[0])
     files[1].write_text(as_html(notebook, name), encoding="utf-8")
     return files
+
+
+def stage_environment(folder: str) -> dict[str, str]:
+    """Return the environment of a stage's kernel.
+
+    What a user has set for Python, IPython, Jupyter and Matplotlib changes outputs, and
+    is in no key of DVC's cache: it is left out, and so are their start-up files.
+
+    Args:
+        folder: Empty, for what IPython writes.
+    """
+    theirs = ("PYTHON", "IPYTHON", "JUPYTER", "MPL", "MATPLOTLIB")
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(theirs)
+    }
+    return (
+        kept
+        | {
+            "IPYTHONDIR": folder,
+            "MATPLOTLIBRC": os.devnull,
+            "PYTHONHASHSEED": "0",
+            "PYTHONUTF8": "1",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # addresses differ from run to run
+        }
+    )
+
+
+@contextmanager
+def own_environment(root: Path) -> Iterator[None]:
+    """Give a block, and all that it starts, the environment of a stage.
+
+    Args:
+        root: Workspace or checkout, whose package is imported.
+    """
+    before = dict(os.environ)
+    with TemporaryDirectory(prefix="ipython-") as folder:
+        chosen = stage_environment(folder) | {"PYTHONPATH": str(root)}
+        os.environ.clear()
+        os.environ.update(chosen)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def run_stage(stage: str, root: Path | None = None):
@@ -154,13 +235,8 @@ def run_stage(stage: str, root: Path | None = None):
     check_parameters(values, parameter_types(read_notebook(root, stage), stage), stage)
     check_dependencies(root, stage)
     draft.parent.mkdir(exist_ok=True)
-    os.environ.update(
-        PYTHONPATH=str(root),
-        PYTHONHASHSEED="0",
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
-    )  # addresses differ from run to run
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with mlflow_run(root, stage) as log:
+    with own_environment(root), mlflow_run(root, stage) as log:
         try:
             for file in write_report(execute(source, draft, values, root), root, stage):
                 log(file)
