@@ -186,7 +186,8 @@ def stage_failure(error: Exception, stage: str) -> StageFailed:
         return StageFailed(
             f"{stage} stopped in a cell of nbs/{stage}.ipynb with {error.ename}: {why}"
         )
-    if type(error).__name__ == "DeadKernelError":
+    # jupyter_client says in words only that a kernel died while it started
+    if type(error).__name__ == "DeadKernelError" or "Kernel died" in str(error):
         return StageFailed(
             f"{stage} stopped because the kernel of nbs/{stage}.ipynb died, as when it is killed or out of memory; run it again."
         )
