@@ -209,8 +209,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> None:
     """Replay the months twice, and print the time, the memory and the stages."""
+    from housemlops.operations.timeline import read_months
     from housemlops.settings import WorkbookError
-    from housemlops.timeline import history_facts, read_months
+    from housemlops.site.timeline_page import history_facts
 
     if given.again and not (given.folder / OWN_CLONE).exists():
         raise WorkbookError(

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from housemlops.history import build_dags
+from housemlops.operations.loops import build_dags
 
 watch, learn, lifecycle = build_dags(Path(__file__).resolve().parent.parent)

@@ -11,14 +11,9 @@ from pathlib import Path
 import pytest
 
 from housemlops.cli import deploy_result
-from housemlops.deploy import (
-    ALLOWED,
-    check_deploy,
-    clusters,
-    difference,
-    read_cluster,
-    run_tool,
-)
+from housemlops.cluster.checks import check_deploy, difference
+from housemlops.cluster.manifests import clusters, read_cluster, run_tool
+from housemlops.cluster.scanners import ALLOWED
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
 
 ROOT = repo_root()

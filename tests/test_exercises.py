@@ -7,22 +7,18 @@ import re
 import pytest
 
 from housemlops import course
-from housemlops.course import (
-    Exercise,
-    answered,
+from housemlops.learning.exercises import (
     blank,
     blanked,
     cells,
-    judge,
-    notebook_table,
     read_exercises,
     read_progress,
-    reading_order,
     shown,
     solutions_path,
-    value_of,
     write_blanks,
 )
+from housemlops.learning.grading import Exercise, answered, judge, value_of
+from housemlops.learning.reading import notebook_table, reading_order
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.settings import repo_root
 

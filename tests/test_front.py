@@ -4,8 +4,10 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
+from housemlops.front import front_app
+from housemlops.operations.services import services
+from housemlops.operations.supervisor import Child, House, open_log
 from housemlops.settings import repo_root, settings
-from housemlops.up import Child, House, front_app, open_log, services
 
 OWN = "http://127.0.0.1"
 TOKEN = "token-of-jupyterlab"

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from checkout import ROOT, clone
-from housemlops.history import check_months, is_finished, may_ask, shifted
+from housemlops.operations.backfill import check_months
+from housemlops.operations.history import is_finished, may_ask, shifted
 from housemlops.pipeline.graph import loops, pipeline
 from housemlops.settings import WorkbookError
 

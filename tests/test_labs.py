@@ -9,8 +9,9 @@ import pytest
 
 from checkout import clone
 from housemlops.core.repository import git
-from housemlops.faults import LABS, find_lab, swap
-from housemlops.labs import (
+from housemlops.learning.faults import LABS, find_lab
+from housemlops.learning.lab_tools import swap
+from housemlops.learning.labs import (
     break_lab,
     check_lab,
     lab_environment,

@@ -16,17 +16,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from housemlops import release
-from housemlops.deploy import difference, parsed, read_cluster
+from housemlops.cluster.checks import difference
+from housemlops.cluster.manifests import read_cluster
+from housemlops.cluster.model_store import file_of, keep
+from housemlops.cluster.release import promote_to, release_champion, rollback_in
+from housemlops.cluster.release_commit import Moved
+from housemlops.cluster.release_file import parsed
 from housemlops.pipeline.graph import ancestors, graph, pipeline
 from housemlops.pipeline.sample import copy_sample, kept_sample
-from housemlops.release import (
-    Moved,
-    file_of,
-    keep,
-    promote_to,
-    release_champion,
-    rollback_in,
-)
 from housemlops.settings import WorkbookError, folder_sha256, repo_root, tracking
 
 ROOT, NAME = repo_root(), "house-prices-sample"
@@ -961,7 +958,8 @@ def test_where_to_open_a_request(url, page):
 def test_the_dags_promote_after_the_stage_serve_and_a_replay_does_not(
     automatic, tmp_path
 ):
-    from housemlops.history import Learn, Lifecycle, replay_environment
+    from housemlops.operations.loops import Learn, Lifecycle
+    from housemlops.operations.replay_airflow import replay_environment
 
     (tmp_path / "params.yaml").write_text("dataset: sample\n")
     before = automatic.seen()

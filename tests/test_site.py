@@ -12,24 +12,23 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from housemlops.docs import (
-    all_pages,
+from housemlops.operations.timeline import read_months
+from housemlops.pipeline.graph import listed
+from housemlops.promote import record
+from housemlops.settings import WorkbookError, folder_sha256, repo_root
+from housemlops.site.build import build_docs
+from housemlops.site.content import all_pages, gather
+from housemlops.site.evidence import claims
+from housemlops.site.interface import interface
+from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
+from housemlops.site.package_picture import (
     beneath,
-    build_docs,
-    claims,
-    gather,
     house_svg,
-    interface,
-    lifecycle,
-    lifecycle_svg,
     room_groups,
     room_imports,
     support_rooms,
 )
-from housemlops.pipeline.graph import listed
-from housemlops.promote import record
-from housemlops.settings import WorkbookError, folder_sha256, repo_root
-from housemlops.timeline import read_months, write_history
+from housemlops.site.timeline_page import write_history
 
 ROOT = repo_root()
 

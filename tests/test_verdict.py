@@ -6,7 +6,7 @@ import pytest
 
 from housemlops import monitor
 from housemlops.contract import Contract
-from housemlops.history import AGE_AGAIN, raises_alarm
+from housemlops.operations.history import AGE_AGAIN, raises_alarm
 from housemlops.settings import params, repo_root
 
 README = (repo_root() / "README.md").read_text(encoding="utf-8")

@@ -9,8 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from checkout import ROOT, clone
-from housemlops.docs import house_svg, lifecycle_svg
 from housemlops.pipeline.graph import graph, loops, pipeline
+from housemlops.site.lifecycle_picture import lifecycle_svg
+from housemlops.site.package_picture import house_svg
 
 pytestmark = pytest.mark.timeout(1800)  # the whole page, in a fixture
 

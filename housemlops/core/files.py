@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+import os
 
 
 def file_md5(path: Path) -> str:
@@ -20,3 +21,33 @@ def write_json(path: Path, value: dict | list) -> None:
 def read_json(path: Path) -> dict:
     """Return what a file of JSON holds."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_optional_json(path: Path) -> dict:
+    """Return what a file of JSON holds, or an empty dict when there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
+def read_yaml(
+    path: Path,  # need not exist
+) -> dict:  # empty when there is nothing
+    "The content of a YAML file."
+    from ruamel.yaml import YAML
+
+    return (
+        (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
+        if path.is_file()
+        else {}
+    )
+
+
+def write_note(
+    path: Path,  # JSON
+    note: dict,
+):
+    "Write a note so that nobody ever sees half of it."
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(
+        json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    draft.replace(path)

@@ -7,7 +7,7 @@ import fastapi  # noqa: F401  before autodoc imports it with TYPE_CHECKING set, 
 from docutils.nodes import SkipNode
 from sphinx.util.logging import getLogger
 
-from housemlops.docs import docments_table, mathml, plain_rst
+from housemlops.site.pages import docments_table, mathml, plain_rst
 
 logger = getLogger(__name__)
 

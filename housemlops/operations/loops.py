@@ -1,0 +1,185 @@
+"""The DAGs of a replay: the monthly run, and the retraining that monitoring asks for."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+from housemlops.orchestrate import (
+    Beside,
+    build_dag,
+    finish_workspace,
+)
+from housemlops.pipeline.graph import loops, pipeline
+from housemlops.settings import (
+    WorkbookError,
+    params,
+    settings,
+)
+from housemlops.core.files import read_json
+from housemlops.core.files import write_note
+from housemlops.operations.history import (
+    shifted,
+    learning_as_of,
+    history_folder,
+    is_finished,
+    unanswered,
+    place,
+    record_month,
+    record_retraining,
+)
+
+
+def tell(
+    about: Any,  # of the room `alert`
+    folder: Path,  # of a month
+):
+    "Tell people; a channel in trouble is noted and stops nothing."
+    from housemlops.alert import notify
+
+    try:
+        notify(about(folder))
+    except Exception as error:
+        print(
+            f"The message about {folder.name} could not be delivered: {type(error).__name__}: {error}",
+            flush=True,
+        )
+
+
+def no_champion_yet(
+    history: Path,
+) -> bool:
+    "Whether this is a replay whose first champion is still in training."
+    return (history.parent / "replay.json").exists() and not (
+        history / "first.json"
+    ).exists()
+
+
+def wait_for_answers(
+    history: Path,
+    month: str,
+    patience: float = 3600,  # seconds
+):
+    "Wait until the retrainings that earlier months asked for are answered, and a replay has its first champion."
+    end = time.monotonic() + patience
+    while waiting := [
+        *(["the replay"] if no_champion_yet(history) else []),
+        *unanswered(history, month),
+    ]:
+        if time.monotonic() > end:
+            raise WorkbookError(
+                f"The retraining that {waiting[0]} asked for was not answered: look at house_prices_retrain in Airflow, then clear this task."
+            )
+        time.sleep(0.5)
+
+
+def leave_a_core():
+    "Keep this task, and what it starts, off the first core where there are several: that one is for what everything waits for."
+    cores = sorted(getattr(os, "sched_getaffinity", lambda _: [])(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, cores[1:])
+
+
+class Watch(Beside):
+    "Beside the stages of a month's run."
+
+    def before(self, root, workspace, stage, conf):
+        "The champion of that time, before the last stage; the stages before it give way to it and to a retraining."
+        month = shifted(str(params(workspace)["as_of"]), -1)
+        if stage != list(loops(pipeline(workspace))["watch"])[-1]:
+            return leave_a_core()
+        wait_for_answers(history_folder(root), month)
+        place(root, workspace, month)
+
+    def after(self, root, workspace, stage, conf):
+        "Remember, tell, and ask for a retraining where the month may."
+        from housemlops.alert import about_month
+
+        month, given = shifted(str(params(workspace)["as_of"]), -1), params(workspace)
+        if stage != list(loops(pipeline(workspace))["watch"])[-1]:
+            return None
+        note, folder = (
+            record_month(root, workspace, month),
+            history_folder(root) / month,
+        )
+        tell(about_month, folder)
+        if is_finished(folder):
+            return finish_workspace(root, workspace, latest=False)
+        shared = {
+            name: conf[name] for name in ("commit", "uncommitted") if name in conf
+        }
+        return {
+            "month": month,
+            "as_of": learning_as_of(month, given["label_delay_months"]),
+            "reasons": read_json(folder / "verdict.json")["reasons"],
+            "workspace": f"retrain-{month}-{note['commit'][:8]}",
+            **shared,
+        }
+
+
+class Lifecycle(Beside):
+    "Beside the stages of the whole lifecycle."
+
+    def after(self, root, workspace, stage, conf):
+        "A new champion is live: promote it to the cluster that settings.ini names, if it names one."
+        if stage != "serve" or not settings(root).release.cluster:
+            return None
+        from housemlops.cluster.release import release_champion
+
+        release_champion(root, params(workspace)["dataset"])
+
+
+class Learn(Lifecycle):
+    "Beside the stages of a retraining."
+
+    def limit(self, root):
+        "What is known when the prices are."
+        given = params(root)
+        return shifted(str(given["as_of"]), -given["label_delay_months"])
+
+    def after(self, root, workspace, stage, conf):
+        "Remember and tell what came of it, after the last stage."
+        from housemlops.alert import about_retraining
+
+        super().after(root, workspace, stage, conf)
+        if stage != list(loops(pipeline(workspace))["learn"])[-1]:
+            return
+        if month := conf.get("month"):
+            record_retraining(root, workspace, month, conf.get("reasons", []))
+            tell(about_retraining, history_folder(root) / month)
+            watched = (
+                settings(root).paths.state
+                / read_json(history_folder(root) / month / "run.json")["workspace"]
+            )
+            if watched.exists():
+                finish_workspace(root, watched, latest=False)
+        finish_workspace(root, workspace, latest=False)
+
+    def failed(self, root, stage, conf, sentence):
+        "A retraining that failed is an answer, too."
+        from housemlops.alert import about_retraining
+
+        if not (month := conf.get("month")):
+            return
+        write_note(
+            history_folder(root) / month / "retraining.json",
+            {
+                "month": month,
+                "as_of": conf.get("as_of"),
+                "asked_for": conf.get("reasons", []),
+                "promoted": False,
+                "reasons": [],
+                "failed": sentence,
+            },
+        )
+        tell(about_retraining, history_folder(root) / month)
+
+
+def build_dags(
+    root: Path,  # checkout
+) -> list:  # of airflow.sdk.DAG
+    "The three DAGs of the workbook: watch, learn, and the whole lifecycle."
+    return [
+        build_dag(root, "house_prices", "watch", Watch()),
+        build_dag(root, "house_prices_retrain", "learn", Learn()),
+        build_dag(root, "house_prices_lifecycle", beside=Lifecycle()),
+    ]

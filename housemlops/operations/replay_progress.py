@@ -1,0 +1,165 @@
+"""Follow a replay, and print a line for each month."""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from housemlops.settings import (
+    WorkbookError,
+    params,
+    settings,
+)
+from housemlops.core.files import read_json
+from housemlops.operations.history import (
+    shifted,
+    learning_as_of,
+    history_folder,
+    is_finished,
+)
+from housemlops.operations.replay_airflow import check_alive
+
+
+def first_conf(
+    root: Path,  # checkout
+    identity: dict,
+) -> dict:  # as_of, workspace, commit, uncommitted
+    "What the run that trains the first champion is told."
+    as_of = learning_as_of(
+        shifted(identity["first"], -1), params(root)["label_delay_months"]
+    )
+    return {
+        "as_of": as_of,
+        "workspace": f"first-{identity['commit'][:8]}",
+        **conf_of(identity),
+    }
+
+
+def champion_now(
+    root: Path,  # checkout
+) -> dict:  # champion_version
+    "Who is served now."
+    return {
+        "champion_version": read_json(
+            settings(root).paths.state / "serve/current/model/release.json"
+        ).get("version")
+    }
+
+
+def conf_of(
+    identity: dict,
+) -> dict:  # commit, uncommitted
+    "The snapshot that all runs of a replay share."
+    return {name: identity[name] for name in ("commit", "uncommitted")}
+
+
+def last_event(
+    log: Path,  # folder of the progress files
+    run: str,  # workspace
+) -> dict:  # empty when there is none yet
+    "What the tasks of a run have told last."
+    path = log / f"{run}.progress.jsonl"
+    told = (
+        [
+            line
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        if path.exists()
+        else []
+    )
+    return json.loads(told[-1]) if told else {}
+
+
+def at_work(
+    log: Path,  # folder of the progress files
+    run: str,  # workspace
+) -> str:  # its latest stage
+    "What a run is doing."
+    return last_event(log, run).get("stage", "Airflow starts it")
+
+
+def failures(
+    log: Path,  # folder of the progress files
+    runs: list[str],  # workspaces
+) -> str:  # a sentence, or ""
+    "The first sentence of failure among some runs."
+    last = [last_event(log, run) for run in runs]
+    return next(
+        (event["sentence"] for event in last if event.get("event") == "failed"), ""
+    )
+
+
+def run_of(
+    month: str,
+) -> str:  # workspace
+    "The name that Airflow gives to a month's run of a backfill (the month has ended then), as a folder."
+    return re.sub(
+        r"[^A-Za-z0-9._-]+", "-", f"backfill__{shifted(month, 1)}-01T00:00:00+00:00"
+    )
+
+
+def month_line(
+    folder: Path,  # of a finished month
+) -> list[str]:  # month, verdict, MAE, coverage, drifted, retraining
+    "A month in a row of a table."
+    verdict, run, answer = (
+        read_json(folder / f"{name}.json") for name in ("verdict", "run", "retraining")
+    )
+    number = lambda value, form: "" if value is None else format(value, form)
+    outcome = (
+        ""
+        if not run["asked"]
+        else f"failed: {answer['failed']}"
+        if answer["failed"]
+        else f"promoted: version {answer['champion_version']}"
+        if answer["promoted"]
+        else f"refused: {answer['reasons'][0]}"
+    )
+    return [
+        folder.name,
+        verdict["verdict"],
+        number(verdict.get("mae"), ",.0f"),
+        number(verdict.get("coverage"), ".0%"),
+        ", ".join(verdict.get("drifted") or [])[:40],
+        outcome,
+    ]
+
+
+def follow_months(
+    root: Path,  # checkout
+    months: list[str],  # of the backfill
+    processes: dict[str, subprocess.Popen],
+    progress: Any,  # rich progress
+    bar: Any,  # its task
+):
+    "Show the months until all are finished; a month that fails stops the replay with its sentence."
+    history, log, left = (
+        history_folder(root),
+        settings(root).paths.state / "log",
+        list(months),
+    )
+    commit = read_json(history.parent / "replay.json")["commit"][:8]
+    while left:
+        check_alive(processes)
+        while left and is_finished(history / left[0]):
+            month, verdict, mae, coverage, drifted, outcome = month_line(
+                history / left.pop(0)
+            )
+            progress.console.print(
+                f"  {month}  {verdict:<18} MAE {mae or '–':>7}  {f'[yellow]{drifted}[/]  ' if drifted else ''}{outcome[:110]}"
+            )
+            progress.advance(bar)
+        if not left:
+            return
+        if sentence := failures(log, list(map(run_of, left))):
+            raise WorkbookError(f"{sentence} (logs: {log})")
+        asked = (history / left[0] / "run.json").exists()
+        progress.update(
+            bar,
+            description=f"{left[0]}: retraining, {at_work(log, f'retrain-{left[0]}-{commit}')}"
+            if asked
+            else f"{left[0]}: {at_work(log, run_of(left[0]))}",
+        )
+        time.sleep(0.5)

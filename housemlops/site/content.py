@@ -1,0 +1,399 @@
+"""Write the pages of the site, for Sphinx to build."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from housemlops.learning.reading import notebook_table
+from housemlops.pipeline.graph import graph, loops
+from housemlops.settings import (
+    WorkbookError,
+    settings,
+)
+from housemlops.operations.timeline import read_months
+from housemlops.site.templates import fill, offline, show_number
+from housemlops.site.timeline_page import history_body
+from housemlops.site.evidence import (
+    tools,
+    unlicensed,
+    read_run,
+    handovers,
+    released,
+    decided,
+    claims,
+    cards,
+)
+from housemlops.site.interface import interface, field_rows, routes
+from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
+from housemlops.site.package_picture import room_groups, house_svg
+from housemlops.site.pages import (
+    page_cell,
+    exported_names,
+    link_names,
+    link_files,
+    inline_picture,
+    title_and_summary,
+    read_notebook,
+)
+
+
+def run_pages(
+    run: Path,  # workspace of a finished run
+) -> dict[str, Path]:  # name on the site -> file of the run
+    "The HTML pages that a run left behind: executed notebooks and reports of its stages."
+    executed = {
+        f"latest/{path.name}": path for path in sorted(run.glob("reports/*.html"))
+    }
+    return executed | {
+        f"latest/{path.parent.name}-{path.name}": path
+        for path in sorted(run.glob("build/*/*.html"))
+    }
+
+
+def size_note(
+    path: Path,  # a file
+) -> str:  # empty below a megabyte
+    "The size of a file that a reader should know before opening it."
+    size = path.stat().st_size / 1e6
+    return f" ({size:.1f} MB)" if size > 1 else ""
+
+
+def links_line(
+    name: str,  # of a notebook
+    root: Path,  # repository
+    pages: dict[str, Path],  # of the latest run
+    as_of: str,  # month of the latest run
+) -> str:  # markdown
+    "Where else a page's subject can be found."
+    up = "../" * name.count("/")
+    links = [f"[notebook](path:{up}files/nbs/{name}.ipynb)"]
+    if up:
+        links.append(f"[the stage]({up}{Path(name).name}.ipynb)")
+    if (root / f"nbs/exercises/{name}.ipynb").exists():
+        links.append(f"[exercises](exercises/{name}.ipynb)")
+    if (root / f"housemlops/{name}.py").exists():
+        links.append(f"[API](api/{name}.md)")
+    for page, path in pages.items():
+        label = (
+            f"executed on {as_of}"
+            if page == f"latest/{name}.html"
+            else path.stem
+            if page.startswith(f"latest/{name}-")
+            else ""
+        )
+        if label:
+            links.append(f'<a href="{page}">{label}{size_note(path)}</a>')
+    return ":::{container} page-links\n" + " · ".join(links) + "\n:::"
+
+
+def histories(
+    state: Path,  # state folder
+) -> dict[str, Path]:  # name on the site -> history folder
+    "The histories that have a month."
+    return {
+        name: path
+        for name, path in {
+            "replay": state / "replay/history",
+            "schedule": state / "history",
+        }.items()
+        if read_months(path)
+    }
+
+
+def stamps(
+    folders: dict[str, Path],  # of `histories`
+) -> str:  # a line for each file
+    "Names, sizes and times of the files of the histories."
+    files = [
+        (name, path.relative_to(folder).as_posix(), path.stat())
+        for name, folder in folders.items()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    return "".join(
+        f"{name}/{path} {found.st_size} {found.st_mtime_ns}\n"
+        for name, path, found in files
+    )
+
+
+def gather(
+    root: Path,  # repository
+    run: Path,  # workspace of the latest run; need not exist
+) -> dict:  # everything that the pages show
+    "What the pages are made from."
+    stages, groups, facts, state = (
+        lifecycle(root),
+        room_groups(root),
+        read_run(run),
+        settings(root).paths.state,
+    )
+    practice = [
+        f"exercises/{name}"
+        for name in stages
+        if (root / f"nbs/exercises/{name}.ipynb").exists()
+    ]
+    paths = [
+        *sorted((root / "nbs").glob("*.ipynb")),
+        *(root / f"nbs/{name}.ipynb" for name in practice),
+    ]
+    notebooks = {
+        path.relative_to(root / "nbs").with_suffix("").as_posix(): read_notebook(path)
+        for path in paths
+    }
+    rooms = [room for group in groups.values() for room in group]
+    facts["decisions"] = decided(
+        state / "promotions.jsonl", facts["receipt"].get("model_name")
+    )
+    return {
+        "root": root,
+        "notebooks": notebooks,
+        "about": {name: title_and_summary(book) for name, book in notebooks.items()},
+        "stages": stages,
+        "needs": graph(stages),
+        "loops": loops(stages),
+        "groups": groups,
+        "rooms": rooms,
+        "practice": practice,
+        "svg": lifecycle_svg(root),
+        "names": exported_names(root),
+        "readme": (root / "README.md").read_text(encoding="utf-8")
+        if (root / "README.md").is_file()
+        else "",
+        "interface": interface(run / "build/serve", state / "openapi"),
+        "modules": [
+            name
+            for name in [*stages, *rooms]
+            if (root / f"housemlops/{name}.py").exists()
+        ],
+        "facts": facts,
+        "histories": histories(state),
+        "as_of": facts["params"].get("as_of", ""),
+        "reports": run_pages(run),
+        "cards": cards(facts),
+        "claims": claims(facts, stages, released(state)),
+        "handovers": handovers(facts["lock"]),
+        "packages": unlicensed(),
+    }
+
+
+def table_after(
+    text: str,  # markdown
+    words: str,  # which stand before the table
+) -> (
+    str
+):  # markdown, empty when there is none below these words and above the next heading
+    "The first table after some words."
+    below = re.split(r"\n##? ", text.partition(words)[2])[0]
+    return "\n".join(
+        next(
+            iter(re.findall(r"(?:^\|.*\|$\n?)+", below, re.MULTILINE)), ""
+        ).splitlines()
+    )
+
+
+def helpers(
+    house: dict,  # what `gather` found
+) -> dict[str, Callable]:  # name in a template -> function
+    "What a page can ask for: a link to a room, a test that proves a claim, a table of the README, its rows."
+    root, about = house["root"], house["about"]
+
+    def room(name):
+        return f"[{name}]({name}.ipynb)" if name in about else f"`{name}`"
+
+    def proof(file, test):
+        path, shown = f"tests/{file}.py", f"`tests/{file}.py::{test}`"
+        return f"[{shown}](path:files/{path})" if (root / path).is_file() else shown
+
+    def quoted(words):
+        return table_after(house["readme"], words)
+
+    def cells(words):
+        return [
+            [cell.strip(" *") for cell in line.strip("|").split("|")]
+            for line in quoted(words).splitlines()[2:]
+        ]
+
+    def stated(words):
+        if house["readme"] and words not in house["readme"]:
+            raise WorkbookError(
+                f"The README no longer says {words!r}, which a page in nbs/site/pages quotes; correct the page."
+            )
+        return words
+
+    return {
+        "room": room,
+        "proof": proof,
+        "quoted": quoted,
+        "cells": cells,
+        "stated": stated,
+    }
+
+
+def notebook_page(
+    name: str,  # of a notebook
+    house: dict,  # what `gather` found
+) -> str:  # JSON of the page
+    "The page of a notebook."
+    root, notebook = house["root"], house["notebooks"][name]
+
+    def prose(text):
+        return inline_picture(
+            link_names(
+                link_files(text, (root / f"nbs/{name}").parent, root), house["names"]
+            ),
+            house["svg"],
+        )
+
+    cells, title = [], name
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            title = (re.findall(r"(?m)^#+ (.+)$", cell["source"]) or [title])[-1]
+        if page := page_cell(cell, prose, title):
+            cells.append(page)
+    below = (
+        fill(root, "home.md.jinja", **house, **helpers(house))
+        if name == "index"
+        else links_line(name, root, house["reports"], house["as_of"])
+    )
+    heading = re.match(r"\s*# .*\n*(?:> .*\n?)*", cells[0]["source"])
+    cut = heading.end() if heading else 0
+    cells[0]["source"] = (
+        f"{cells[0]['source'][:cut]}\n{below}\n\n{cells[0]['source'][cut:]}"
+    )
+    return json.dumps(
+        {
+            **notebook,
+            "metadata": {
+                "language_info": {"name": "python", "pygments_lexer": "ipython3"}
+            },
+            "cells": cells,
+        }
+    )
+
+
+def page_table(
+    pages: dict[str, tuple[str, str]],  # file name -> title and summary
+    titled: bool = False,  # call the pages by their titles, not by their names
+) -> str:  # markdown
+    "A list of pages, and the part of the menu and of the reading order that they make."
+    short = {name: Path(name).stem for name in pages}
+    rows = [
+        f"| [{title}]({name}) | {summary} |"
+        if titled
+        else f"| [{short[name]}]({name}) | {title} | {summary} |"
+        for name, (title, summary) in pages.items()
+    ]
+    menu = [name if titled else f"{short[name]} <{name}>" for name in pages]
+    head = (
+        ["| page | what it is about |", "|---|---|"]
+        if titled
+        else ["| page | title | what it is about |", "|---|---|---|"]
+    )
+    return "\n".join(
+        [*head, *rows, "", "```{toctree}", ":hidden:", "", *menu, "```", ""]
+    )
+
+
+def api_page(
+    name: str,  # of a module
+    title: str,  # of its notebook
+) -> str:  # markdown
+    "The reference page of a module."
+    words = f"Exported from the notebook [{title}](../{name}.ipynb), where each function is developed and tested."
+    return f"# housemlops.{name}\n\n{words}\n\n```{{eval-rst}}\n.. automodule:: housemlops.{name}\n```\n"
+
+
+def inlined(
+    path: Path,  # a picture; need not exist
+) -> str:  # SVG, empty when there is none
+    "A committed picture, to be put into a page."
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def all_pages(
+    house: dict,  # what `gather` found
+) -> dict[str, str]:  # file name -> content
+    "Every page of the site as text."
+    root, about = house["root"], house["about"]
+    data = root / "data/README.md"
+    words = (
+        link_files(data.read_text(encoding="utf-8"), data.parent, root)
+        if data.exists()
+        else "# Data\n\nNothing is written here yet."
+    )
+    sources = sorted((root / "nbs/site/pages").glob("*.md"))
+    summaries = {
+        path.stem: title_and_summary(
+            {"cells": [{"source": path.read_text(encoding="utf-8")}]}
+        )
+        for path in sources
+    }
+    values = {
+        **house,
+        **helpers(house),
+        "summaries": summaries,
+        "routes": routes(house["interface"]),
+        "field_rows": field_rows,
+        "port": settings(root).server.port,
+        "house_svg": house_svg(root),
+        "weights": notebook_table(root),
+        "page_table": page_table,
+        "show_number": show_number,
+        "size_note": size_note,
+        "tools": tools(root),
+        "months": {
+            name: history_body(
+                path, read_months(path), root, f"months/{name}/", f"{name}-", level=3
+            )
+            for name, path in house["histories"].items()
+        },
+        "example": inlined(root / "nbs/site/history.svg"),
+    }
+    templates = {
+        path.name: fill(root, f"pages/{path.name}", **values)
+        for path in sources
+        if path.stem != "practice" or house["practice"]
+    }
+    api = {
+        f"api/{name}.md": api_page(name, about[name][0]) for name in house["modules"]
+    }
+    return {
+        **{f"{name}.ipynb": notebook_page(name, house) for name in about},
+        **api,
+        **templates,
+        "data.md": words,
+        "files/openapi.json": json.dumps(house["interface"]),
+    }
+
+
+def write_pages(
+    pages: dict[str, str],  # file name -> content
+    reports: dict[str, Path],  # name on the site -> file of the run
+    folder: Path,  # receives `source` and `extra`
+    root: Path,  # repository
+):
+    "Write the sources of the site, the files they link to and the reports of the run."
+    copied = sorted(
+        {
+            name
+            for text in pages.values()
+            for name in re.findall(r"\(path:(?:\.\./)*files/([^)#\s]+)\)", text)
+            if (root / name).is_file()
+        }
+    )
+    files = {f"source/{name}": text.encode() for name, text in pages.items()}
+    files |= {f"source/files/{name}": (root / name).read_bytes() for name in copied}
+    files |= {
+        f"source/site/static/{path.name}": path.read_bytes()
+        for path in (root / "nbs/site/static").glob("*.webp")
+    }
+    files |= {
+        f"extra/{name}": offline(
+            path.read_text(encoding="utf-8", errors="replace")
+        ).encode()
+        for name, path in reports.items()
+    }
+    (folder / "extra").mkdir()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
