@@ -23,19 +23,24 @@ WORDS = {
 }
 
 
-def without_secrets(
-    page: str,  # URL
-) -> str:
-    "An address without what follows its path."
+def without_secrets(page: str) -> str:
+    """An address without what follows its path.
+
+    Args:
+        page: URL.
+    """
     return page.split("?")[0]
 
 
-def card(
-    house: House,
-    child: Child,
-    keyed: bool = False,  # whether whoever asks may have secrets
-) -> dict:  # what the page shows
-    "One service as the page shows it, with the processes that belong to it."
+def card(house: House, child: Child, keyed: bool = False) -> dict:
+    """One service as the page shows it, with the processes that belong to it.
+
+    Args:
+        keyed: Whether whoever asks may have secrets.
+
+    Returns:
+        What the page shows.
+    """
     service = child.service
     parts = [other for other in house.children if other.service.of == service.name]
     said = (
@@ -64,10 +69,12 @@ def card(
     }
 
 
-def summary(
-    house: House,
-) -> tuple[str, str]:  # state for the colour, words
-    "The house in a few words."
+def summary(house: House) -> tuple[str, str]:
+    """The house in a few words.
+
+    Returns:
+        State for the colour, words.
+    """
     shown = [child for child in house.children if child.service.health]
     well = [child for child in shown if child.state == "well"]
     bad = [child for child in house.children if child.state in ("ill", "crashed")]
@@ -81,10 +88,15 @@ def summary(
     return "well", "all healthy" if not waiting else "healthy, no champion yet"
 
 
-def figures(
-    run: Path,  # workspace of a finished run; need not exist
-) -> list[dict]:  # label, value, note, state
-    "The errors of the latest model against their thresholds, and what became of it."
+def figures(run: Path) -> list[dict]:
+    """The errors of the latest model against their thresholds, and what became of it.
+
+    Args:
+        run: Workspace of a finished run; need not exist.
+
+    Returns:
+        Label, value, note, state.
+    """
     metrics, receipt = (
         read_optional_json(run / f"build/{name}.json")
         for name in ("evaluate/metrics", "promote/receipt")
@@ -116,11 +128,16 @@ def figures(
     ]
 
 
-def pages_of(
-    workspace: Path,  # of a run
-    stages: list[str],  # in order
-) -> dict:  # name, data, pages as (label, URL)
-    "What a run left to read: executed notebooks, then the reports that stages wrote."
+def pages_of(workspace: Path, stages: list[str]) -> dict:
+    """What a run left to read: executed notebooks, then the reports that stages wrote.
+
+    Args:
+        workspace: Of a run.
+        stages: In order.
+
+    Returns:
+        Name, data, pages as (label, URL).
+    """
     pages = {
         name: f"reports/{name}.html"
         for name in stages
@@ -143,11 +160,15 @@ def pages_of(
     }
 
 
-def page_facts(
-    house: House,
-    keyed: bool = False,  # whether whoever asks may have secrets
-) -> dict:  # for the template
-    "All that the page shows."
+def page_facts(house: House, keyed: bool = False) -> dict:
+    """All that the page shows.
+
+    Args:
+        keyed: Whether whoever asks may have secrets.
+
+    Returns:
+        For the template.
+    """
     state = house.chosen.paths.state
     stages, latest = list(lifecycle(house.root)), (state / "latest").resolve()
     folders = sorted(
@@ -179,11 +200,15 @@ def page_facts(
     }
 
 
-def front_html(
-    house: House,
-    keyed: bool = False,  # whether whoever asks may have secrets
-) -> str:  # a page
-    "The front page now."
+def front_html(house: House, keyed: bool = False) -> str:
+    """The front page now.
+
+    Args:
+        keyed: Whether whoever asks may have secrets.
+
+    Returns:
+        A page.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     templates = Environment(
@@ -195,10 +220,12 @@ def front_html(
     return templates.get_template("front.html.jinja").render(page_facts(house, keyed))
 
 
-def status(
-    house: House,
-) -> dict:  # for scripts
-    "What the supervisor knows, as values."
+def status(house: House) -> dict:
+    """What the supervisor knows, as values.
+
+    Returns:
+        For scripts.
+    """
     return {
         "ready": house.ready,
         "state": summary(house)[0],
@@ -218,11 +245,13 @@ def status(
     }
 
 
-def find_report(
-    workspaces: Path,  # folder of all runs
-    path: str,  # from a URL
-) -> Path | None:
-    "The HTML file of a run that a URL names; nothing outside the workspaces, wherever links in them lead."
+def find_report(workspaces: Path, path: str) -> Path | None:
+    """The HTML file of a run that a URL names; nothing outside the workspaces, wherever links in them lead.
+
+    Args:
+        workspaces: Folder of all runs.
+        path: From a URL.
+    """
     try:
         found = (workspaces / path).resolve(strict=True)
         inside = found.is_relative_to(workspaces.resolve())
@@ -235,10 +264,15 @@ BUILDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The si
 <p>The site is being built. This page looks again every five seconds.</p></html>"""
 
 
-def site_app(
-    folder: Path,  # of the site; need not exist yet
-):  # ASGI
-    "The files of the site; before it is built, a page that says so and looks again."
+def site_app(folder: Path):
+    """The files of the site; before it is built, a page that says so and looks again.
+
+    Args:
+        folder: Of the site; need not exist yet.
+
+    Returns:
+        ASGI.
+    """
     from starlette.responses import HTMLResponse
     from starlette.staticfiles import StaticFiles
 
@@ -252,10 +286,12 @@ def site_app(
     return answer
 
 
-def front_app(
-    house: House,
-):  # Starlette
-    "The front page, the site and the executed notebooks over HTTP."
+def front_app(house: House):
+    """The front page, the site and the executed notebooks over HTTP.
+
+    Returns:
+        Starlette.
+    """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware

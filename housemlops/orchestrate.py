@@ -661,7 +661,7 @@ def work_of(
     return (
         run_task
         if settings(root).airflow.tasks == "here"
-        else importlib.import_module("housemlops.scale").run_apart
+        else importlib.import_module("housemlops.pipeline.remote").run_apart
     )
 
 
@@ -670,7 +670,7 @@ def operator_of(
 ):  # -> operator class
     "The operator of a stage: it works in its own process, or starts a pod."
     return (
-        importlib.import_module("housemlops.scale").pod_operator()
+        importlib.import_module("housemlops.pipeline.pods").pod_operator()
         if settings(root).airflow.tasks == "pods"
         else stage_operator()
     )

@@ -274,7 +274,7 @@ def airflow_variables(
     queue = f"redis://:{keys['redis']}@127.0.0.1:{ports['redis']}"
     options = {
         "CORE__EXECUTOR": "CeleryExecutor",
-        "CORE__HOSTNAME_CALLABLE": "housemlops.scale.worker_name",
+        "CORE__HOSTNAME_CALLABLE": "housemlops.scale_out.worker_name",
         "CELERY__BROKER_URL": f"{queue}/0",
         "CELERY__RESULT_BACKEND": f"{queue}/1",
         "CELERY__WORKER_CONCURRENCY": 1,

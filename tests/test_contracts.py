@@ -26,7 +26,6 @@ from markdown_it import MarkdownIt
 from starlette.testclient import TestClient
 
 from housemlops.contract import (
-    LARGEST,
     Contract,
     as_contract,
     can_be_asked,
@@ -36,7 +35,7 @@ from housemlops.contract import (
     request_example,
 )
 from housemlops.core.files import write_json
-from housemlops.predict import clean_category
+from housemlops.predict import LARGEST, clean_category
 from housemlops.serve import (
     check_openapi,
     check_server,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from housemlops import course
+from housemlops.learning import exercises
 from housemlops.learning.exercises import (
     blank,
     blanked,
@@ -34,7 +34,7 @@ def notebook(path):
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
     "Where a reader's progress goes; the scratch state that a notebook moves into is left again"
-    monkeypatch.setattr(course, "progress_path", lambda: tmp_path / "course.json")
+    monkeypatch.setattr(exercises, "progress_path", lambda: tmp_path / "course.json")
     before = dict(os.environ)
     yield tmp_path / "course.json"
     os.environ.clear()
@@ -75,7 +75,7 @@ def test_blank_wrong_and_right(stage, reader):
             )
             assert re.match("`([^`]*)`", found.says)[1] in exercise.compare, where
         for name in {*re.findall(r"[a-z]\w*", " ".join(exercise.compare))} & {
-            *course.given_names(answer)
+            *exercises.given_names(answer)
         }:
             found = judge(exercise, right | {name: object()})
             assert found.state == "not yet" and f"`{name}" in found.says, (
@@ -178,7 +178,7 @@ def test_a_note_is_written_whole_by_many_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         [
             *pool.map(
-                lambda number: course.note(
+                lambda number: exercises.note(
                     tmp_path / "course.json", "ingest", number, "correct"
                 ),
                 range(40),
@@ -189,12 +189,12 @@ def test_a_note_is_written_whole_by_many_at_once(tmp_path):
 
 
 def test_an_unfinished_note_leaves_the_old_one(tmp_path, monkeypatch):
-    course.note(tmp_path / "course.json", "ingest", 1, "correct")
+    exercises.note(tmp_path / "course.json", "ingest", 1, "correct")
     monkeypatch.setattr(
-        course.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        exercises.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        course.note(tmp_path / "course.json", "ingest", 2, "correct")
+        exercises.note(tmp_path / "course.json", "ingest", 2, "correct")
     assert read_progress(tmp_path / "course.json") == {"ingest": {"1": "correct"}}
 
 

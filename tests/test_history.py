@@ -70,20 +70,23 @@ def test_months_that_cannot_be_replayed_are_refused(first, last, sentence):
 def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
     tmp_path, monkeypatch
 ):
-    from housemlops import history
+    from housemlops.core.files import write_note
+    from housemlops.operations.backfill import take_up, to_do
+    from housemlops.operations.history import unanswered
+    from housemlops.operations.loops import Learn, wait_for_answers
 
     monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path))
     folder = tmp_path / "history/2008-05"
     folder.mkdir(parents=True)
-    history.write_note(folder / "run.json", {"asked": True})
-    history.write_note(tmp_path / "replay.json", {"first": "2008-05"})
+    write_note(folder / "run.json", {"asked": True})
+    write_note(tmp_path / "replay.json", {"first": "2008-05"})
     assert (
-        history.unanswered(folder.parent, "2008-06") == ["2008-05"]
-        and history.unanswered(folder.parent, "2008-05") == []
+        unanswered(folder.parent, "2008-06") == ["2008-05"]
+        and unanswered(folder.parent, "2008-05") == []
     )
     with pytest.raises(WorkbookError, match="asked for was not answered"):
-        history.wait_for_answers(folder.parent, "2008-06", patience=0)
-    history.Learn().failed(
+        wait_for_answers(folder.parent, "2008-06", patience=0)
+    Learn().failed(
         ROOT, "train", {"month": "2008-05", "as_of": "2008-05"}, "train stopped"
     )
     assert (
@@ -91,10 +94,8 @@ def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
         and json.loads((folder / "retraining.json").read_text())["failed"]
         == "train stopped"
     )
-    history.take_up(ROOT, {"first": "2008-05"})
-    assert not is_finished(folder) and history.to_do(folder.parent, ["2008-05"]) == [
-        "2008-05"
-    ]
+    take_up(ROOT, {"first": "2008-05"})
+    assert not is_finished(folder) and to_do(folder.parent, ["2008-05"]) == ["2008-05"]
 
 
 # The replay

@@ -43,7 +43,7 @@ def pytest_of(file: str, words: str) -> str:
 
 CAUGHT = {  # lab -> the check that Lab.caught names, as a program that fails, and what it says
     "letter-case": (
-        "from housemlops.contract import load_contract; from housemlops.faults import prepared; from housemlops.monitor import misfit_checks\n"
+        "from housemlops.contract import load_contract; from housemlops.learning.lab_tools import prepared; from housemlops.monitor import misfit_checks\n"
         "wrong = [c['reason'] for c in misfit_checks(prepared()[1], load_contract('sample'), 0, 0.05) if not c['passed']]; assert not wrong, wrong",
         "100% of the sales have an unknown",
     ),
@@ -60,12 +60,12 @@ CAUGHT = {  # lab -> the check that Lab.caught names, as a program that fails, a
     "row-number": (cells("contract", "Order=0, PID=0"), "AssertionError"),
     "cry-wolf": (pytest_of("test_monitor", "month_like_the_others"), "FAILED"),
     "open-secret": (
-        "from housemlops.deploy import leaked_files; from pathlib import Path; found = list(leaked_files(Path('.'))); assert not found, found",
+        "from housemlops.cluster.secrets import leaked_files; from pathlib import Path; found = list(leaked_files(Path('.'))); assert not found, found",
         "what looks like a key or a password",
     ),
     "lost-tag": (pytest_of("test_orchestrate", "lost_or_doubled"), "FAILED"),
     "shared-rows": (
-        "from housemlops.contract import load_contract, row_fingerprints; from housemlops.evaluate import refuse_learned; from housemlops.faults import prepared\n"
+        "from housemlops.contract import load_contract, row_fingerprints; from housemlops.evaluate import refuse_learned; from housemlops.learning.lab_tools import prepared\n"
         "contract, (train, test) = load_contract('sample'), prepared(); refuse_learned(row_fingerprints(train, contract), test, contract)",
         "has learned",
     ),

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from housemlops import NO_TELEMETRY
-from housemlops.serve import ask, free_port
+from housemlops.serve import ask
+from housemlops.serving.running import free_port
 from trap import attempts, plain_environment, traced
 
 # ONNX Runtime keeps its events in this folder of the cache; a later process sends them, if it runs long enough.

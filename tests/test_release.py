@@ -15,10 +15,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from housemlops import release
+from housemlops.cluster import release
 from housemlops.cluster.checks import difference
 from housemlops.cluster.manifests import read_cluster
-from housemlops.cluster.model_store import file_of, keep
+from housemlops.cluster.model_store import bring, file_of, keep
 from housemlops.cluster.release import promote_to, release_champion, rollback_in
 from housemlops.cluster.release_commit import Moved
 from housemlops.cluster.release_file import parsed
@@ -812,7 +812,7 @@ def test_half_an_upload_is_completed_and_a_change_is_refused(
     back = tmp_path / "back"
     back.mkdir()
     assert (
-        release.bring(uri, back)
+        bring(uri, back)
         and folder_sha256(back) == folder_sha256(folder)
         and keep(store, NAME, "v1", folder) == uri
     )
@@ -820,7 +820,7 @@ def test_half_an_upload_is_completed_and_a_change_is_refused(
     fs.pipe_file(graph, fs.cat_file(graph)[::-1])
     with pytest.raises(WorkbookError, match="were changed"):
         keep(store, NAME, "v1", folder)
-    assert not release.bring(f"{store}/{NAME}/v8", back)
+    assert not bring(f"{store}/{NAME}/v8", back)
 
 
 def test_a_store_that_loses_bytes(folder, tmp_path, monkeypatch):

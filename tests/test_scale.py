@@ -13,9 +13,11 @@ import psutil
 import pytest
 
 from checkout import ROOT, STAGES, clone
-from housemlops import orchestrate, scale
+from housemlops import orchestrate, scale_out
+from housemlops.pipeline import remote, remote_lock, remote_workspace
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.pipeline.notebook import StageFailed
+from housemlops.pipeline.pods import pod_arguments, pod_form
 from housemlops.settings import WorkbookError
 
 
@@ -94,7 +96,7 @@ def programs(need):
             *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))),
         ]
     )
-    for name in scale.PROGRAMS:
+    for name in scale_out.PROGRAMS:
         need(name)
 
 
@@ -148,7 +150,7 @@ def test_stages_before_are_never_run_again(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(f"HOUSEMLOPS_{name}", str(value))
     with pytest.raises(StageFailed, match="outputs of ingest .* not in the DVC remote"):
-        scale.stage_apart(
+        remote.stage_apart(
             "prepare",
             {
                 "workspace": "early",
@@ -164,17 +166,17 @@ def test_stages_before_are_never_run_again(tmp_path, monkeypatch):
 def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path / "state"))
     with pytest.raises(WorkbookError, match="no stage 'trian'. Did you mean 'train'"):
-        scale.stage_apart("trian", {}, ROOT)
+        remote.stage_apart("trian", {}, ROOT)
     monkeypatch.setenv("HOUSEMLOPS_APART_CODE", ROOT.as_uri())
     facts = {"workspace": "run", "as_of": "2010-08", "commit": "0" * 40}
     with pytest.raises(WorkbookError, match="does not give the commit 0000000000"):
-        scale.stage_apart("ingest", facts, ROOT)
+        remote.stage_apart("ingest", facts, ROOT)
     with pytest.raises(WorkbookError, match="write its URL as `remote` into section"):
-        scale.point_dvc(ROOT, tmp_path)
+        remote_workspace.point_dvc(ROOT, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(scale, "PROGRAMS", {"no-such-program": "no-such-package"})
+    monkeypatch.setattr(scale_out, "PROGRAMS", {"no-such-program": "no-such-package"})
     with pytest.raises(WorkbookError, match="apt-get install no-such-package"):
-        scale.programs()
+        scale_out.programs()
 
 
 def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_only(
@@ -189,26 +191,26 @@ def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_o
     one, two = tmp_path / "one", tmp_path / "two"
     for state in (one, two):
         (state / "history/2008-05").mkdir(parents=True)
-    assert scale.recall(mlflow, "house", one) == {}
-    (one / scale.LOG).write_bytes(b"first\n")
+    assert remote_lock.recall(mlflow, "house", one) == {}
+    (one / remote_lock.LOG).write_bytes(b"first\n")
     (one / "history/2008-05/run.json").write_text("{}")
     (one / "history/2008-05/report.html").write_text("too large to travel")
-    scale.keep(mlflow, "house", one, {})
-    before = scale.recall(mlflow, "house", two)
+    remote_lock.keep(mlflow, "house", one, {})
+    before = remote_lock.recall(mlflow, "house", two)
     assert (
         before
-        == {scale.LOG: b"first\n", "history/2008-05/run.json": b"{}"}
-        == scale.remembered(two)
+        == {remote_lock.LOG: b"first\n", "history/2008-05/run.json": b"{}"}
+        == remote_lock.remembered(two)
     )
     for state, line in ((one, b"first\nsecond\n"), (two, b"first\nthird\n")):
-        (state / scale.LOG).write_bytes(line)
-    scale.keep(mlflow, "house", one, before)
+        (state / remote_lock.LOG).write_bytes(line)
+    remote_lock.keep(mlflow, "house", one, before)
     with pytest.raises(ConnectionError, match="decide again"):
-        scale.keep(mlflow, "house", two, before)
+        remote_lock.keep(mlflow, "house", two, before)
     assert (
-        scale.recall(mlflow, "house", two)[scale.LOG]
+        remote_lock.recall(mlflow, "house", two)[remote_lock.LOG]
         == b"first\nsecond\n"
-        == (two / scale.LOG).read_bytes()
+        == (two / remote_lock.LOG).read_bytes()
     )
 
 
@@ -236,12 +238,12 @@ def test_a_task_takes_the_lines_of_its_own_run_only(tmp_path):
                 }
             )
         )
-        scale.hand_on_lock(mlflow, "house", tmp_path, run, "ingest")
+        remote_lock.hand_on_lock(mlflow, "house", tmp_path, run, "ingest")
     for run, md5 in (("one", "1" * 32), ("two", "3" * 32)):
-        scale.take_lock(mlflow, "house", tmp_path, run, ["ingest", "prepare"])
+        remote_lock.take_lock(mlflow, "house", tmp_path, run, ["ingest", "prepare"])
         assert lock() == {"ingest": {"outs": [{"md5": md5}]}}
-    scale.take_lock(mlflow, "house", tmp_path, "three", ["ingest"])
-    assert lock() == {} and len(scale.lock_runs(mlflow, "house", "two")) == 1
+    remote_lock.take_lock(mlflow, "house", tmp_path, "three", ["ingest"])
+    assert lock() == {} and len(remote_lock.lock_runs(mlflow, "house", "two")) == 1
 
 
 # Pods
@@ -275,7 +277,7 @@ def pods(tmp_path_factory):
     def pod(task):
         task.namespace, task.arguments = (
             "airflow",
-            scale.pod_arguments(task, run, run.conf),
+            pod_arguments(task, run, run.conf),
         )
         return task.build_pod_request_obj(dry_run=True)
 
@@ -351,11 +353,11 @@ def test_a_pod_is_valid_and_restricted(pods, stage):
 
 def test_pods_without_an_image_are_refused():
     with pytest.raises(WorkbookError, match="image of the workbook"):
-        scale.pod_form(ROOT, "train")
+        pod_form(ROOT, "train")
 
 
 def test_here_the_dag_imports_neither_kubernetes_nor_celery():
-    code = "import sys; from pathlib import Path; from housemlops.orchestrate import build_dag; build_dag(Path.cwd())\nprint([name for name in ('kubernetes', 'celery', 'housemlops.scale') if name in sys.modules])"
+    code = "import sys; from pathlib import Path; from housemlops.orchestrate import build_dag; build_dag(Path.cwd())\nprint([name for name in ('kubernetes', 'celery', 'housemlops.pipeline.remote') if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -371,14 +373,14 @@ def test_here_the_dag_imports_neither_kubernetes_nor_celery():
 SUPERVISOR = """
 import os, sys, time
 from pathlib import Path
-from housemlops import scale
-home, found, ports = Path(sys.argv[1]), scale.programs(), scale.free_ports(scale.PORTS)
-scale.private_file(home/"redis.conf", lambda: f"bind 127.0.0.1\\nport {ports['redis']}\\nsave \\"\\"\\nset-proc-title no\\n")
-scale.make_keys(found, home/"keys", ports["ssh"])
-data = scale.make_database(found, "secret")
+from housemlops import scale_out
+home, found, ports = Path(sys.argv[1]), scale_out.programs(), scale_out.free_ports(scale_out.PORTS)
+scale_out.private_file(home/"redis.conf", lambda: f"bind 127.0.0.1\\nport {ports['redis']}\\nsave \\"\\"\\nset-proc-title no\\n")
+scale_out.make_keys(found, home/"keys", ports["ssh"])
+data = scale_out.make_database(found, "secret")
 import subprocess
-children = [subprocess.Popen(service.command, cwd=service.cwd, stdout=2) for service in scale.base_services(found, home, data, ports)]
-while not (scale.accepts(ports, "secret") and scale.opens(ports["redis"]) and scale.opens(ports["ssh"])): time.sleep(.1)
+children = [subprocess.Popen(service.command, cwd=service.cwd, stdout=2) for service in scale_out.base_services(found, home, data, ports)]
+while not (scale_out.accepts(ports, "secret") and scale_out.opens(ports["redis"]) and scale_out.opens(ports["ssh"])): time.sleep(.1)
 print(data, *(child.pid for child in children), flush=True)
 time.sleep(600)
 """

@@ -24,8 +24,8 @@ from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
 from housemlops.site.package_picture import (
     beneath,
     house_svg,
+    notebook_imports,
     room_groups,
-    room_imports,
     support_rooms,
 )
 from housemlops.site.timeline_page import write_history
@@ -723,7 +723,7 @@ def test_pages_of_figures_are_those_of_the_readme(site):
 
 
 def test_groups_of_rooms_are_in_an_order_without_circles():
-    groups, needs = room_groups(ROOT), room_imports(ROOT)
+    groups, needs = room_groups(ROOT), notebook_imports(ROOT)
     assert all(groups.values()) and sorted(support_rooms(ROOT)) == sorted(
         {*needs} - {*lifecycle(ROOT)}
     )
@@ -756,7 +756,7 @@ def test_the_house_shows_every_room_once():
 def test_committed_picture_is_current():
     committed = (ROOT / "nbs/site/lifecycle.svg").read_text(encoding="utf-8")
     assert committed == lifecycle_svg(ROOT), (
-        "dvc.yaml has changed: call housemlops.docs.save_picture()"
+        "dvc.yaml has changed: call housemlops.site.lifecycle_picture.save_picture()"
     )
 
 

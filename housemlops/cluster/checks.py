@@ -117,8 +117,12 @@ def outside_faults(root: Path) -> Iterator[str]:
         )
 
 
-def rendered(cluster: Cluster) -> dict[str, str]:  # kind, namespace and name -> YAML
-    "All objects of a cluster as text, to compare"
+def rendered(cluster: Cluster) -> dict[str, str]:
+    """All objects of a cluster as text, to compare.
+
+    Returns:
+        Kind, namespace and name -> YAML.
+    """
 
     def text(manifest):
         body, stream, writer = (
@@ -143,8 +147,12 @@ def rendered(cluster: Cluster) -> dict[str, str]:  # kind, namespace and name ->
     }
 
 
-def difference(one: Cluster, other: Cluster, around: int = 0) -> str:  # unified diff
-    "What differs between two rendered clusters, or two states of one"
+def difference(one: Cluster, other: Cluster, around: int = 0) -> str:
+    """What differs between two rendered clusters, or two states of one.
+
+    Returns:
+        Unified diff.
+    """
     before, after = rendered(one), rendered(other)
 
     def lines(texts, name):
@@ -194,10 +202,15 @@ def unreadable(root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root).as_posix()} is no YAML: {' '.join(str(error).split())[:200]}"
 
 
-def check_deploy(
-    root: Path | None = None,  # repository; found when not given
-) -> list[str]:  # sentences; empty when all is well
-    "Hold deploy/ to what a cluster would find out too late"
+def check_deploy(root: Path | None = None) -> list[str]:
+    """Hold deploy/ to what a cluster would find out too late.
+
+    Args:
+        root: Repository; found when not given.
+
+    Returns:
+        Sentences; empty when all is well.
+    """
     root = Path(root or repo_root()).resolve()
     if not (root / "deploy/clusters").is_dir():
         raise WorkbookError(

@@ -50,8 +50,12 @@ def as_json(text: str) -> str:
     )
 
 
-def hint(name: str, names) -> str:  # ". Did you mean 'x'?", or nothing
-    "A second sentence, when something known is spelled nearly alike"
+def hint(name: str, names) -> str:
+    """A second sentence, when something known is spelled nearly alike.
+
+    Returns:
+        ". Did you mean 'x'?", or nothing.
+    """
     return f".{found}" if (found := did_you_mean(name, names)) else ""
 
 
@@ -67,12 +71,12 @@ def search_path() -> str:
     )
 
 
-def run_tool(
-    name: str,  # of a program that the environment brings
-    *arguments,
-    **options,
-) -> subprocess.CompletedProcess:
-    "Run a pinned tool, its output as text"
+def run_tool(name: str, *arguments, **options) -> subprocess.CompletedProcess:
+    """Run a pinned tool, its output as text.
+
+    Args:
+        name: Of a program that the environment brings.
+    """
     path = shutil.which(name, path=search_path())
     if path is None:
         raise WorkbookError(
@@ -83,8 +87,12 @@ def run_tool(
     )
 
 
-def kustomization_of(folder: Path) -> Path | None:  # the file, when there is one
-    "The kustomization.yaml of a folder"
+def kustomization_of(folder: Path) -> Path | None:
+    """The kustomization.yaml of a folder.
+
+    Returns:
+        The file, when there is one.
+    """
     return next(
         (
             folder / name
@@ -100,10 +108,12 @@ ORIGIN = re.compile(
 )
 
 
-def render(
-    root: Path, path: str
-) -> list[tuple[str, str]]:  # file it comes from, YAML text, of each object
-    "What kustomize makes of a folder; as for Flux, a folder without kustomization.yaml means all its files"
+def render(root: Path, path: str) -> list[tuple[str, str]]:
+    """What kustomize makes of a folder; as for Flux, a folder without kustomization.yaml means all its files.
+
+    Returns:
+        File it comes from, YAML text, of each object.
+    """
     root, folder = root.resolve(), (root / path).resolve()
     whole = kustomization_of(folder) is not None
     with TemporaryDirectory() as made:
@@ -164,11 +174,16 @@ def kustomize_says(error: str, root: Path) -> str:
 
 
 @functools.cache
-def judged(
-    schema: str,  # JSON Schema of a Flux kind; empty for Kubernetes' own
-    text: str,  # the object as JSON
-) -> str:  # empty when there is nothing to say
-    "The first thing in an object that its schema refuses; each is judged once, and the clusters share most"
+def judged(schema: str, text: str) -> str:
+    """The first thing in an object that its schema refuses; each is judged once, and the clusters share most.
+
+    Args:
+        schema: JSON Schema of a Flux kind; empty for Kubernetes' own.
+        text: The object as JSON.
+
+    Returns:
+        Empty when there is nothing to say.
+    """
     import jsonschema
     import kubernetes_validate
 
@@ -194,11 +209,15 @@ def judged(
     return ""
 
 
-def schema_fault(
-    folder: Path,  # of the Flux schemas
-    body: dict,
-) -> str:  # empty when there is none
-    "What the schema of an object's kind refuses in it"
+def schema_fault(folder: Path, body: dict) -> str:
+    """What the schema of an object's kind refuses in it.
+
+    Args:
+        folder: Of the Flux schemas.
+
+    Returns:
+        Empty when there is none.
+    """
     group, _, version = body.get("apiVersion", "").rpartition("/")
     path = folder / f"{body.get('kind', '').lower()}-{group}-{version}.json"
     return judged(
@@ -206,19 +225,28 @@ def schema_fault(
     )
 
 
-def place(path) -> str:  # such as spec.containers.0.image
-    "Where in an object"
+def place(path) -> str:
+    """Where in an object.
+
+    Returns:
+        Such as spec.containers.0.image.
+    """
     return ".".join(map(str, path or ())) or "the object"
 
 
 VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_]\w*)?(?::?[-=]([^}]*))?([^}]*)\}")
 
 
-def substituted(
-    text: str,  # YAML
-    values: dict[str, str],  # variables of the cluster
-) -> tuple[str, list[str]]:  # text, expressions left over
-    "Do what Flux does after rendering (postBuild)"
+def substituted(text: str, values: dict[str, str]) -> tuple[str, list[str]]:
+    """Do what Flux does after rendering (postBuild).
+
+    Args:
+        text: YAML.
+        values: Variables of the cluster.
+
+    Returns:
+        Text, expressions left over.
+    """
     left = []
 
     def value(found):
@@ -295,8 +323,12 @@ def variables(layer: Manifest, manifests: list[Manifest]) -> dict[str, str]:
 
 def filled_in(
     file: str, text: str, layer: Manifest, known: list[Manifest]
-) -> tuple[Manifest, list[str]]:  # object, faults
-    "A rendered object after substitution"
+) -> tuple[Manifest, list[str]]:
+    """A rendered object after substitution.
+
+    Returns:
+        Object, faults.
+    """
     untouched = f"{LAYER}/substitute: disabled" in text
     offered = {
         name
@@ -318,8 +350,12 @@ def filled_in(
     ]
 
 
-def path_of(layer: Manifest) -> str:  # from the root of the repository
-    "What a Flux Kustomization applies"
+def path_of(layer: Manifest) -> str:
+    """What a Flux Kustomization applies.
+
+    Returns:
+        From the root of the repository.
+    """
     return os.path.normpath(layer.spec.get("path", "."))
 
 
@@ -368,10 +404,12 @@ def clusters(root: Path) -> list[str]:
     )
 
 
-def ancestors(
-    cluster: Cluster, name: str
-) -> set[str]:  # names of layers; a circle is cut
-    "What a layer waits for, directly or not, and itself"
+def ancestors(cluster: Cluster, name: str) -> set[str]:
+    """What a layer waits for, directly or not, and itself.
+
+    Returns:
+        Names of layers; a circle is cut.
+    """
     found, waiting = set(), [name]
     while waiting:
         if (one := waiting.pop()) in found or one not in cluster.layers:
@@ -388,8 +426,12 @@ def as_list(value: object) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def pod_of(manifest: Manifest) -> dict:  # metadata, spec
-    "The pod that a workload starts"
+def pod_of(manifest: Manifest) -> dict:
+    """The pod that a workload starts.
+
+    Returns:
+        Metadata, spec.
+    """
     if manifest.kind == "Pod":
         return manifest.body
     return (
@@ -404,15 +446,20 @@ def labels_of(manifest: Manifest) -> dict[str, str]:
     return pod_of(manifest).get("metadata", {}).get("labels", {})
 
 
-def selects(
-    selector: dict,  # matchLabels
-    labels: dict,
-) -> bool:
-    "Whether a selector picks a pod"
+def selects(selector: dict, labels: dict) -> bool:
+    """Whether a selector picks a pod.
+
+    Args:
+        selector: MatchLabels.
+    """
     return selector.items() <= labels.items()
 
 
-def containers_of(manifest: Manifest) -> list[dict]:  # init containers first
-    "All containers of a workload"
+def containers_of(manifest: Manifest) -> list[dict]:
+    """All containers of a workload.
+
+    Returns:
+        Init containers first.
+    """
     spec = pod_of(manifest).get("spec", {})
     return [*spec.get("initContainers", ()), *spec.get("containers", ())]

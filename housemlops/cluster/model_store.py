@@ -17,15 +17,23 @@ from housemlops.settings import (
 
 
 @contextmanager
-def made(mlflow, version) -> Iterator[Path]:  # the folder; gone afterwards
-    "The release of a registered version: the folder `model/` of its server"
+def made(mlflow, version) -> Iterator[Path]:
+    """The release of a registered version: the folder `model/` of its server.
+
+    Returns:
+        The folder; gone afterwards.
+    """
     with TemporaryDirectory() as scratch:
         generate(mlflow, version, Path(scratch))
         yield Path(scratch) / "model"
 
 
-def in_production(mlflow, dataset: str, what: str):  # -> ModelVersion
-    "The version to be released; WorkbookError for one in development"
+def in_production(mlflow, dataset: str, what: str):
+    """The version to be released; WorkbookError for one in development.
+
+    Returns:
+        -> ModelVersion.
+    """
     name = registered_name(dataset)
     version = find_model(mlflow.MlflowClient(), dataset, what)
     if version.name == name:
@@ -35,8 +43,12 @@ def in_production(mlflow, dataset: str, what: str):  # -> ModelVersion
     )
 
 
-def store_of(chosen: Settings) -> str:  # URL
-    "Where releases are kept"
+def store_of(chosen: Settings) -> str:
+    """Where releases are kept.
+
+    Returns:
+        URL.
+    """
     store = chosen.release.store or str(chosen.paths.state / "releases")
     return (store if "://" in store else f"file://{Path(store).resolve()}").rstrip("/")
 
@@ -59,10 +71,12 @@ def bare(text: str) -> str:
     return re.sub(r"(?<=://)[^@/\s]*@", "", text)
 
 
-def stored(
-    fs, path: str
-) -> dict[str, int]:  # name -> bytes; empty when there is nothing
-    "The files of a release in a store"
+def stored(fs, path: str) -> dict[str, int]:
+    """The files of a release in a store.
+
+    Returns:
+        Name -> bytes; empty when there is nothing.
+    """
     fs.invalidate_cache()
     return (
         {name[len(path) :].lstrip("/"): fs.size(name) for name in sorted(fs.find(path))}
@@ -80,13 +94,17 @@ def stored_sha256(fs, path: str) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def keep(
-    store: str,  # URL
-    name: str,
-    tag: str,  # such as house-prices-ames, v7
-    folder: Path,  # the release
-) -> str:  # its address
-    "Put a release into a store, unless it is there; WorkbookError when it is there and was changed"
+def keep(store: str, name: str, tag: str, folder: Path) -> str:
+    """Put a release into a store, unless it is there; WorkbookError when it is there and was changed.
+
+    Args:
+        store: URL.
+        tag: Such as house-prices-ames, v7.
+        folder: The release.
+
+    Returns:
+        Its address.
+    """
     import fsspec
 
     sha256, files = (
@@ -119,11 +137,16 @@ def keep(
     return uri
 
 
-def bring(
-    uri: str,  # of a release
-    folder: Path,  # exists, empty
-) -> bool:  # whether there is one
-    "Fetch a release from a store"
+def bring(uri: str, folder: Path) -> bool:
+    """Fetch a release from a store.
+
+    Args:
+        uri: Of a release.
+        folder: Exists, empty.
+
+    Returns:
+        Whether there is one.
+    """
     import fsspec
 
     with store_errors(uri):
@@ -134,6 +157,10 @@ def bring(
     return bool(names)
 
 
-def file_of(env: str) -> str:  # from the root of the repository
-    "The file that names the model of an environment"
+def file_of(env: str) -> str:
+    """The file that names the model of an environment.
+
+    Returns:
+        From the root of the repository.
+    """
     return f"deploy/apps/{env}/model/release.env"

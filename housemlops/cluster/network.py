@@ -90,13 +90,12 @@ def picked(selector: dict, labels: dict) -> bool:
     )
 
 
-def peers_with(
-    cluster: Cluster,
-    peer: dict,
-    home: str,  # namespace of the policy
-    end: End,
-) -> bool:
-    "Whether a peer of a policy means an end"
+def peers_with(cluster: Cluster, peer: dict, home: str, end: End) -> bool:
+    """Whether a peer of a policy means an end.
+
+    Args:
+        home: Namespace of the policy.
+    """
     if "ipBlock" in peer or not end.namespace:
         return "ipBlock" in peer and not end.namespace
     own = next(
@@ -117,14 +116,15 @@ def peers_with(
     return there and picked(peer.get("podSelector", {}), end.labels)
 
 
-def let_through(
-    cluster: Cluster,
-    way: str,  # Egress or Ingress
-    end: End,
-    other: End,
-    ports: set,
-) -> bool:  # ports: the number, and the name it goes by
-    "Whether the policies about one end allow the other"
+def let_through(cluster: Cluster, way: str, end: End, other: End, ports: set) -> bool:
+    """Whether the policies about one end allow the other.
+
+    Args:
+        way: Egress or Ingress.
+
+    Returns:
+        Ports: the number, and the name it goes by.
+    """
     about = [
         one
         for one in cluster.of("NetworkPolicy")
@@ -173,8 +173,12 @@ def words_of(cluster: Cluster, manifest: Manifest, secrets: dict) -> set[str]:
     }
 
 
-def both_names(pod: Manifest, port: object) -> set:  # number and name
-    "A port as its pod numbers and names it"
+def both_names(pod: Manifest, port: object) -> set:
+    """A port as its pod numbers and names it.
+
+    Returns:
+        Number and name.
+    """
     known = [
         (door.get("name"), door["containerPort"])
         for container in containers_of(pod)
@@ -185,8 +189,12 @@ def both_names(pod: Manifest, port: object) -> set:  # number and name
 
 def calls_of(
     cluster: Cluster, caller: Manifest, secrets: dict
-) -> Iterator[tuple[str, End, set]]:  # address, other end, ports
-    "Whom a workload calls, itself left out"
+) -> Iterator[tuple[str, End, set]]:
+    """Whom a workload calls, itself left out.
+
+    Returns:
+        Address, other end, ports.
+    """
     told = words_of(cluster, caller, secrets)
     services = {(one.name, one.namespace): one for one in cluster.of("Service")}
     for name, namespace, port in sorted(

@@ -72,11 +72,12 @@ class Reference(NamedTuple):
     key: str = ""
 
 
-def references(
-    node: object,  # part of an object
-    namespace: str,
-) -> Iterator[Reference]:
-    "All that a part of an object refers to by name"
+def references(node: object, namespace: str) -> Iterator[Reference]:
+    """All that a part of an object refers to by name.
+
+    Args:
+        node: Part of an object.
+    """
     if isinstance(node, list):
         yield from chain.from_iterable(references(part, namespace) for part in node)
     if isinstance(node, str) and re.search(
@@ -166,10 +167,12 @@ def keys_of(manifest: Manifest) -> set[str]:
     }
 
 
-def reference_fault(
-    cluster: Cluster, manifest: Manifest, wanted: Reference
-) -> str:  # empty when it resolves
-    "Why an object would not find what it refers to"
+def reference_fault(cluster: Cluster, manifest: Manifest, wanted: Reference) -> str:
+    """Why an object would not find what it refers to.
+
+    Returns:
+        Empty when it resolves.
+    """
     kind, namespace, name, key = wanted
     if wanted._replace(key="") in GIVEN or (kind, name) in BUILT_IN or name == "*":
         return ""
@@ -253,10 +256,12 @@ def port_of(manifest: Manifest, wanted: object) -> bool:
     )
 
 
-def selector_of(
-    manifest: Manifest,
-) -> dict | None:  # matchLabels; None when it selects nothing by design
-    "Which pods an object is about"
+def selector_of(manifest: Manifest) -> dict | None:
+    """Which pods an object is about.
+
+    Returns:
+        MatchLabels; None when it selects nothing by design.
+    """
     if manifest.kind == "Service":
         return (
             None
@@ -272,8 +277,12 @@ def selector_of(
     return selector.get("matchLabels")
 
 
-def charted(cluster: Cluster) -> set[str]:  # namespaces
-    "Where a chart installs pods"
+def charted(cluster: Cluster) -> set[str]:
+    """Where a chart installs pods.
+
+    Returns:
+        Namespaces.
+    """
     return {
         one.spec.get("targetNamespace", one.namespace)
         for one in cluster.of("HelmRelease")

@@ -51,10 +51,12 @@ class Promotion(NamedTuple):
     sentence: str  # for people
 
 
-def page_of(
-    url: str,
-) -> str:  # where a person can look; the address itself when it is no server
-    "The web address of a remote"
+def page_of(url: str) -> str:
+    """The web address of a remote.
+
+    Returns:
+        Where a person can look; the address itself when it is no server.
+    """
     found = re.fullmatch(
         r"(?:(?:https?|ssh)://(?:[^@/]*@)?|[\w.-]+@)([\w.-]+)(?::\d+(?=/))?[:/](.+?)(?:\.git)?/?",
         url,
@@ -63,13 +65,17 @@ def page_of(
 
 
 def put_in_place(
-    root: Path,
-    chosen: Settings,
-    commit: str,
-    branch: str,  # of a request
-    follow: bool,  # the checkout, too
-) -> str:  # a sentence
-    "Push a commit, or hand it in as a request; then let the checkout follow"
+    root: Path, chosen: Settings, commit: str, branch: str, follow: bool
+) -> str:
+    """Push a commit, or hand it in as a request; then let the checkout follow.
+
+    Args:
+        branch: Of a request.
+        follow: The checkout, too.
+
+    Returns:
+        A sentence.
+    """
     into, remote, short = chosen.release.branch, chosen.release.remote, commit[:12]
     if remote and chosen.release.request:
         push(root, remote, commit, branch, new=True)
@@ -102,16 +108,24 @@ def known(root: Path, env: str) -> str:
     )
 
 
-def one_before(chosen: Settings, env: str) -> str:  # empty for the first
-    "The environment whose release an environment takes"
+def one_before(chosen: Settings, env: str) -> str:
+    """The environment whose release an environment takes.
+
+    Returns:
+        Empty for the first.
+    """
     order = [name.strip() for name in chosen.release.order.split(",")]
     return order[order.index(env) - 1] if env in order[1:] else ""
 
 
 def from_registry(
     root: Path, chosen: Settings, dataset: str, what: str
-) -> tuple[dict, dict]:  # the seven fields, release.json
-    "Release a registered version: make it, and keep it in the store"
+) -> tuple[dict, dict]:
+    """Release a registered version: make it, and keep it in the store.
+
+    Returns:
+        The seven fields, release.json.
+    """
     mlflow = tracking(chosen)
     version = in_production(mlflow, dataset, what)
     with made(mlflow, version) as folder:
@@ -126,8 +140,12 @@ def from_registry(
 
 def from_environment(
     root: Path, chosen: Settings, base: str, env: str
-) -> tuple[dict, dict]:  # the seven fields, release.json
-    "What an environment runs, byte for byte, kept in the store of this one"
+) -> tuple[dict, dict]:
+    """What an environment runs, byte for byte, kept in the store of this one.
+
+    Returns:
+        The seven fields, release.json.
+    """
     release = parsed(git("show", f"{base}:{file_of(env)}", root=root))
     name, number = release["MODEL_NAME"], release["MODEL_VERSION"]
     if number == "0":
@@ -169,14 +187,22 @@ def refuse_same(env: str, now: dict[str, str], release: dict[str, str]) -> None:
 
 
 def promote_to(
-    env: str,  # environment: a folder of deploy/clusters
-    what: str = "",  # version; empty: what the environment before it runs, or the champion
+    env: str,
+    what: str = "",
     why: str = "asked for by hand",
-    from_env: str = "",  # take what this environment runs
-    root: Path | None = None,  # checkout
-    dataset: str = "",  # that of params.yaml when not given
+    from_env: str = "",
+    root: Path | None = None,
+    dataset: str = "",
 ) -> Promotion:
-    "Promote a model to an environment by a commit"
+    """Promote a model to an environment by a commit.
+
+    Args:
+        env: Environment: a folder of deploy/clusters.
+        what: Version; empty: what the environment before it runs, or the champion.
+        from_env: Take what this environment runs.
+        root: Checkout.
+        dataset: That of params.yaml when not given.
+    """
     root = root or repo_root()
     chosen = settings(root)
     if what and from_env:
@@ -243,10 +269,12 @@ def promoted(
     )
 
 
-def effective(
-    root: Path, base: str, env: str
-) -> tuple[str, str]:  # commit and subject; empty when there is none
-    "The newest change of an environment's release that was not taken back"
+def effective(root: Path, base: str, env: str) -> tuple[str, str]:
+    """The newest change of an environment's release that was not taken back.
+
+    Returns:
+        Commit and subject; empty when there is none.
+    """
     told, undone = (
         git("log", "--format=%H%x00%s%x00%b%x01", base, "--", file_of(env), root=root),
         set(),
@@ -301,12 +329,16 @@ def rollback_in(
 
 
 def release_champion(
-    root: Path,  # repository or workspace
-    dataset: str,
-    attempts: int = 3,
-    told: Callable = print,
-) -> Promotion | None:  # None where nothing is to be done
-    "Promote the champion to the cluster that the settings name, on top of what its remote has"
+    root: Path, dataset: str, attempts: int = 3, told: Callable = print
+) -> Promotion | None:
+    """Promote the champion to the cluster that the settings name, on top of what its remote has.
+
+    Args:
+        root: Repository or workspace.
+
+    Returns:
+        None where nothing is to be done.
+    """
     chosen = settings(root)
     if not (env := chosen.release.cluster):
         return None

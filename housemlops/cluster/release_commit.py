@@ -18,11 +18,12 @@ from housemlops.settings import (
 from housemlops.cluster.model_store import bare
 
 
-def rewritten(
-    text: str,  # of release.env
-    release: dict[str, str],
-) -> str:
-    "A release.env that names another release"
+def rewritten(text: str, release: dict[str, str]) -> str:
+    """A release.env that names another release.
+
+    Args:
+        text: Of release.env.
+    """
 
     def line(old):
         return (
@@ -42,13 +43,12 @@ def rewritten(
     return "\n".join(lines) + "\n"
 
 
-def release_of(
-    note: dict,  # release.json
-    uri: str,
-    sha256: str,
-    run_id: str,
-) -> dict[str, str]:
-    "The seven fields of a release"
+def release_of(note: dict, uri: str, sha256: str, run_id: str) -> dict[str, str]:
+    """The seven fields of a release.
+
+    Args:
+        note: release.json.
+    """
     return dict(
         zip(
             FIELDS,
@@ -65,24 +65,27 @@ def release_of(
     )
 
 
-def section(
-    card: str,  # Markdown
-    title: str,
-) -> str:  # empty when there is none
-    "A section of a model card, without its heading"
+def section(card: str, title: str) -> str:
+    """A section of a model card, without its heading.
+
+    Args:
+        card: Markdown.
+
+    Returns:
+        Empty when there is none.
+    """
     found = re.search(
         rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL
     )
     return found[1].strip() if found else ""
 
 
-def message(
-    env: str,
-    note: dict,  # release.json
-    release: dict[str, str],
-    why: str,
-) -> str:
-    "The message of a promotion: subject, reason, and the summary of the model card"
+def message(env: str, note: dict, release: dict[str, str], why: str) -> str:
+    """The message of a promotion: subject, reason, and the summary of the model card.
+
+    Args:
+        note: release.json.
+    """
     card, measured = (
         note.get("card", ""),
         ", ".join(
@@ -100,8 +103,12 @@ def message(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def identity(root: Path) -> dict[str, str]:  # environment variables
-    "Who commits: you, or the workbook where git does not know you"
+def identity(root: Path) -> dict[str, str]:
+    """Who commits: you, or the workbook where git does not know you.
+
+    Returns:
+        Environment variables.
+    """
     who = {
         f"GIT_{role}_{part}": value
         for role in ("AUTHOR", "COMMITTER")
@@ -115,14 +122,15 @@ def identity(root: Path) -> dict[str, str]:  # environment variables
     return said
 
 
-def commit_with(
-    root: Path,
-    base: str,  # commit
-    file: str,
-    text: str,
-    said: str,
-) -> str:  # commit
-    "A commit on top of another one in which one file is different"
+def commit_with(root: Path, base: str, file: str, text: str, said: str) -> str:
+    """A commit on top of another one in which one file is different.
+
+    Args:
+        base: Commit.
+
+    Returns:
+        Commit.
+    """
     with TemporaryDirectory() as scratch:
         (Path(scratch) / "content").write_text(text)
         index = {"GIT_INDEX_FILE": f"{scratch}/index"}
@@ -198,8 +206,12 @@ def call(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def head_of(root: Path, chosen: Settings) -> str:  # commit
-    "The head of the branch that the clusters follow, asked of its remote"
+def head_of(root: Path, chosen: Settings) -> str:
+    """The head of the branch that the clusters follow, asked of its remote.
+
+    Returns:
+        Commit.
+    """
     remote, branch = chosen.release.remote, chosen.release.branch
     done = call(
         root,
@@ -216,8 +228,12 @@ def head_of(root: Path, chosen: Settings) -> str:  # commit
     return git("rev-parse", f"refs/remotes/{remote}/{branch}", root=root)
 
 
-def head_here(root: Path, chosen: Settings) -> str:  # commit
-    "The commit of a person's checkout, when a promotion may go on top of it"
+def head_here(root: Path, chosen: Settings) -> str:
+    """The commit of a person's checkout, when a promotion may go on top of it.
+
+    Returns:
+        Commit.
+    """
     branch, remote = chosen.release.branch, chosen.release.remote
     here = git("branch", "--show-current", root=root)
     if here != branch:

@@ -12,8 +12,12 @@ IMAGE = re.compile(
 )
 
 
-def image_fault(image: str) -> str:  # empty when it is pinned
-    "Why the name of an image is not exactly one image"
+def image_fault(image: str) -> str:
+    """Why the name of an image is not exactly one image.
+
+    Returns:
+        Empty when it is pinned.
+    """
     found = IMAGE.fullmatch(image)
     if not found or "$" in image:
         return "is not the name of an image"

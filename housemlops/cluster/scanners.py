@@ -36,10 +36,12 @@ def allowed(rule: str, sentence: str) -> bool:
     return rule in ALLOWED and ALLOWED[rule][0] in sentence
 
 
-def policy_findings(
-    root: Path, read: list[Cluster]
-) -> Iterator[tuple[str, str]]:  # rule, sentence
-    "What Trivy says about every rendered object and every Dockerfile"
+def policy_findings(root: Path, read: list[Cluster]) -> Iterator[tuple[str, str]]:
+    """What Trivy says about every rendered object and every Dockerfile.
+
+    Returns:
+        Rule, sentence.
+    """
     with TemporaryDirectory() as made:
         names, scratch = {}, Path(made)
         pairs = [
@@ -75,16 +77,24 @@ def policy_findings(
         )
 
 
-def dockerfiles(root: Path) -> dict[str, str]:  # file -> text
-    "What our images are built by"
+def dockerfiles(root: Path) -> dict[str, str]:
+    """What our images are built by.
+
+    Returns:
+        File -> text.
+    """
     return {
         path.relative_to(root).as_posix(): path.read_text()
         for path in sorted(root.glob("deploy/images/*/Dockerfile"))
     }
 
 
-def lint_findings(root: Path) -> Iterator[tuple[str, str]]:  # rule, sentence
-    "What hadolint says, and bases that are not pinned"
+def lint_findings(root: Path) -> Iterator[tuple[str, str]]:
+    """What hadolint says, and bases that are not pinned.
+
+    Returns:
+        Rule, sentence.
+    """
     for name, text in dockerfiles(root).items():
         done = run_tool("hadolint", "--no-color", "--format", "json", "-", input=text)
         yield from (
@@ -117,8 +127,12 @@ def lint_findings(root: Path) -> Iterator[tuple[str, str]]:  # rule, sentence
         )
 
 
-def script_findings(root: Path) -> Iterator[tuple[str, str]]:  # rule, sentence
-    "What ShellCheck says about the scripts"
+def script_findings(root: Path) -> Iterator[tuple[str, str]]:
+    """What ShellCheck says about the scripts.
+
+    Returns:
+        Rule, sentence.
+    """
     scripts = [
         path.relative_to(root).as_posix()
         for path in sorted((root / "deploy").rglob("*.sh"))
@@ -142,6 +156,6 @@ def scan_faults(root: Path, read: list[Cluster]) -> Iterator[str]:
         sentence for rule, sentence in found if not allowed(rule, sentence)
     )
     yield from (
-        f"housemlops.deploy.ALLOWED has {rule}, which nothing needs any more"
+        f"housemlops.cluster.scanners.ALLOWED has {rule}, which nothing needs any more"
         for rule in sorted(ALLOWED.keys() - {rule for rule, _ in found})
     )

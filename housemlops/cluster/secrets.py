@@ -25,10 +25,12 @@ LEAK = re.compile(
 )
 
 
-def sops_rules(
-    root: Path,
-) -> list[tuple[str, list[str]]]:  # pattern of a path, age recipients
-    "Who can read which encrypted file"
+def sops_rules(root: Path) -> list[tuple[str, list[str]]]:
+    """Who can read which encrypted file.
+
+    Returns:
+        Pattern of a path, age recipients.
+    """
     found = (
         documents((root / ".sops.yaml").read_text())[0]["creation_rules"]
         if (root / ".sops.yaml").exists()
@@ -65,8 +67,12 @@ def secret_faults(root: Path, cluster: Cluster) -> Iterator[str]:
             yield f"{manifest} is encrypted for {', '.join(given) or 'nobody'}, and .sops.yaml says {', '.join(wanted)}: sops updatekeys {manifest.file}"
 
 
-def literals(node: object, name: str = "") -> Iterator[tuple[str, str]]:  # name, value
-    "Values with the names they go by, those of environment variables too"
+def literals(node: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Values with the names they go by, those of environment variables too.
+
+    Returns:
+        Name, value.
+    """
     if isinstance(node, list):
         yield from chain.from_iterable(literals(part, name) for part in node)
     elif isinstance(node, dict):
@@ -109,10 +115,12 @@ def leaked_files(root: Path) -> Iterator[str]:
             yield f"{name} holds a Secret that is not encrypted"
 
 
-def opened(
-    root: Path, name: str
-) -> dict[tuple[str, str], dict[str, str]]:  # (namespace, name) -> values
-    "The Secrets of a cluster, made anew for a throw-away key and decrypted with it"
+def opened(root: Path, name: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The Secrets of a cluster, made anew for a throw-away key and decrypted with it.
+
+    Returns:
+        (namespace, name) -> values.
+    """
     from pyrage import x25519
 
     key = x25519.Identity.generate()

@@ -178,8 +178,12 @@ def image_faults(root: Path, cluster: Cluster) -> Iterator[str]:
 
 def environment(
     cluster: Cluster, namespace: str, container: dict, secrets: dict
-) -> dict[str, str]:  # name -> value; empty where only the cluster knows it
-    "What a container finds in its environment"
+) -> dict[str, str]:
+    """What a container finds in its environment.
+
+    Returns:
+        Name -> value; empty where only the cluster knows it.
+    """
     kept = {
         ("ConfigMap", one.namespace, one.name): one.body.get("data", {})
         for one in cluster.of("ConfigMap")
@@ -193,8 +197,12 @@ def environment(
     }
 
 
-def setting_fault(name: str) -> str:  # empty when there is such a setting
-    "Why a HOUSEMLOPS_ variable sets nothing"
+def setting_fault(name: str) -> str:
+    """Why a HOUSEMLOPS_ variable sets nothing.
+
+    Returns:
+        Empty when there is such a setting.
+    """
     section, _, key = name.removeprefix("HOUSEMLOPS_").lower().partition("_")
     if (known := Settings.model_fields.get(section)) is None:
         return f"{name} names no section of settings.ini{hint(section, Settings.model_fields)}"

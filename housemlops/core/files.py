@@ -28,10 +28,15 @@ def read_optional_json(path: Path) -> dict:
     return read_json(path) if path.is_file() else {}
 
 
-def read_yaml(
-    path: Path,  # need not exist
-) -> dict:  # empty when there is nothing
-    "The content of a YAML file."
+def read_yaml(path: Path) -> dict:
+    """The content of a YAML file.
+
+    Args:
+        path: Need not exist.
+
+    Returns:
+        Empty when there is nothing.
+    """
     from ruamel.yaml import YAML
 
     return (
@@ -41,11 +46,12 @@ def read_yaml(
     )
 
 
-def write_note(
-    path: Path,  # JSON
-    note: dict,
-):
-    "Write a note so that nobody ever sees half of it."
+def write_note(path: Path, note: dict):
+    """Write a note so that nobody ever sees half of it.
+
+    Args:
+        path: JSON.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(
         json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

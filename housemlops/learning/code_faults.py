@@ -203,8 +203,12 @@ def put_lost_tag(root: Path) -> None:
     )
 
 
-def last_value(notebook, name: str):  # -> value
-    "What a parameter is once papermill's cell and the cells of plain values have run"
+def last_value(notebook, name: str):
+    """What a parameter is once papermill's cell and the cells of plain values have run.
+
+    Returns:
+        -> value.
+    """
     import ast
 
     found = None

@@ -14,8 +14,12 @@ from housemlops.settings import WorkbookError, did_you_mean, repo_root, settings
 from housemlops.learning.grading import BEGIN, END, answered, Exercise, Verdict, judge
 
 
-def given_names(code: str) -> list[str]:  # in order, each once
-    "The names that top-level assignments define; those with a leading underscore are scaffolding"
+def given_names(code: str) -> list[str]:
+    """The names that top-level assignments define; those with a leading underscore are scaffolding.
+
+    Returns:
+        In order, each once.
+    """
     targets = [
         target
         for node in ast.parse(code).body
@@ -66,8 +70,12 @@ def solutions_path(stage: str, root: Path) -> Path:
     )
 
 
-def cells(notebook: dict, tag: str = "") -> list[tuple[dict, str]]:  # cell, source
-    "The cells of a notebook, or those with a tag"
+def cells(notebook: dict, tag: str = "") -> list[tuple[dict, str]]:
+    """The cells of a notebook, or those with a tag.
+
+    Returns:
+        Cell, source.
+    """
     return [
         (cell, "".join(cell["source"]))
         for cell in notebook["cells"]
@@ -130,8 +138,12 @@ def blank(notebook: dict) -> dict:
     return {**notebook, "cells": kept}
 
 
-def write_blanks(root: Path) -> list[Path]:  # blanks
-    "Write nbs/exercises/<stage>.ipynb from nbs/exercises/solutions/<stage>.ipynb"
+def write_blanks(root: Path) -> list[Path]:
+    """Write nbs/exercises/<stage>.ipynb from nbs/exercises/solutions/<stage>.ipynb.
+
+    Returns:
+        Blanks.
+    """
     written = []
     for path in sorted((root / "nbs/exercises/solutions").glob("*.ipynb")):
         text = (
@@ -174,10 +186,12 @@ def progress_path() -> Path:
     return settings().paths.state / "course.json"
 
 
-def read_progress(
-    path: Path,
-) -> dict[str, dict[str, str]]:  # stage -> number -> state; labs -> name -> state
-    "What a reader has solved; WorkbookError when the note cannot be read"
+def read_progress(path: Path) -> dict[str, dict[str, str]]:
+    """What a reader has solved; WorkbookError when the note cannot be read.
+
+    Returns:
+        Stage -> number -> state; labs -> name -> state.
+    """
     if not path.exists():
         return {}
     try:
@@ -216,12 +230,19 @@ class Note(Verdict):
 
 def exercises(
     stage: str,
-    space: dict
-    | None = None,  # a reader's variables; those of the caller when not given
-    path: Path | None = None,  # of the progress
+    space: dict | None = None,
+    path: Path | None = None,
     root: Path | None = None,
-) -> tuple[Callable, Callable, Callable]:  # check, hint, solution
-    "The helpers of a notebook of exercises, each called with the number of an exercise"
+) -> tuple[Callable, Callable, Callable]:
+    """The helpers of a notebook of exercises, each called with the number of an exercise.
+
+    Args:
+        space: A reader's variables; those of the caller when not given.
+        path: Of the progress.
+
+    Returns:
+        Check, hint, solution.
+    """
     space, path = (
         sys._getframe(1).f_globals if space is None else space,
         path or progress_path(),
@@ -258,6 +279,10 @@ def exercises(
 
 
 @cache
-def sample_build(stage: str) -> Path:  # folder of the outputs of the earlier stages
-    "The sample as a stage finds it, opened once a kernel"
+def sample_build(stage: str) -> Path:
+    """The sample as a stage finds it, opened once a kernel.
+
+    Returns:
+        Folder of the outputs of the earlier stages.
+    """
     return open_build("sample", stage)

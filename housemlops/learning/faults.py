@@ -14,6 +14,7 @@ from housemlops.learning.code_faults import (
     probe_cry_wolf,
 )
 from housemlops.learning.data_faults import (
+    NEW_SALES,
     put_letter_case,
     probe_letter_case,
     put_missing_data,
@@ -96,7 +97,7 @@ LABS = (
         "ask of each feature what it says about a house",
         "Monitoring reports input drift every month now, however ordinary the houses. And two agencies, asking about the same house, were given two prices.",
         (
-            'python -c "from housemlops.faults import newest_drift; print(newest_drift())"',
+            'python -c "from housemlops.learning.lab_tools import newest_drift; print(newest_drift())"',
             "git log --oneline -5 -- data",
             "git show <commit> -- data",
         ),
@@ -114,7 +115,7 @@ LABS = (
         "tell chance from change when eighty things are compared",
         "The on-call rota asks to switch off the drift alarm. It has rung in each of the last six months, every time because of other columns, and every time the errors were fine.",
         (
-            'python -c "from housemlops.faults import newest_drift; print(newest_drift())"',
+            'python -c "from housemlops.learning.lab_tools import newest_drift; print(newest_drift())"',
             "housemlops stage monitor",
             "python -m json.tool build/monitor/verdict.json | head -30",
             "git log --oneline -5 -- nbs/monitor.ipynb params.yaml",
@@ -140,7 +141,7 @@ LABS = (
             "ls var/laptop/data",
             "cat .dvc/config",
         ),
-        "data: the sales of this month",
+        NEW_SALES,
         put_missing_data,
         probe_missing_data,
         "The pointer was committed and the data never pushed: it was on one machine only.",
@@ -171,7 +172,7 @@ LABS = (
         (
             *BACK,
             "rm -f var/graph.onnx",
-            "python -c \"from housemlops.faults import trained_again; from pathlib import Path; trained_again(Path('.'))\"",
+            "python -c \"from housemlops.learning.code_faults import trained_again; from pathlib import Path; trained_again(Path('.'))\"",
         ),
     ),
     Lab(
@@ -222,13 +223,13 @@ LABS = (
         (
             "git log --oneline --stat -5",
             "git log -p -S postgresql:// -- deploy",
-            "python -c \"from housemlops.deploy import leaked_files; from pathlib import Path; print(*leaked_files(Path('.')), sep='\\n')\"",
+            "python -c \"from housemlops.cluster.secrets import leaked_files; from pathlib import Path; print(*leaked_files(Path('.')), sep='\\n')\"",
         ),
         "fix(deploy): MLflow reaches its database again",
         put_open_secret,
         probe_open_secret,
         "A database address with its password had been committed into a configuration file of the cluster. Revoke the password first; what follows only tidies up.",
-        "`leaked_files` of housemlops.deploy, which `housemlops check-deploy` and tests/test_deploy.py call",
+        "`leaked_files` of housemlops.cluster.secrets, which `housemlops check-deploy` and tests/test_deploy.py call",
         ("git rebase --quiet --onto {commit}^ {commit}",),
     ),
 )

@@ -46,8 +46,12 @@ KINDS = {
 }
 
 
-def kind(value: object) -> type:  # a key of KINDS, or the type itself
-    "What a value counts as"
+def kind(value: object) -> type:
+    """What a value counts as.
+
+    Returns:
+        A key of KINDS, or the type itself.
+    """
     match value:
         case bool() | np.bool_():
             return bool
@@ -63,8 +67,12 @@ def kind(value: object) -> type:  # a key of KINDS, or the type itself
     )
 
 
-def differs(mine: object, right: object) -> str:  # empty when they agree
-    "How an answer differs from the right one, in words that do not give it away"
+def differs(mine: object, right: object) -> str:
+    """How an answer differs from the right one, in words that do not give it away.
+
+    Returns:
+        Empty when they agree.
+    """
     wanted, got = kind(right), kind(mine)
     if wanted is set and got is list:
         mine, got = {*mine}, set
@@ -160,8 +168,12 @@ class Trouble:
     says: str
 
 
-def value_of(expression: str, space: dict) -> Any:  # `...` when it is not there yet
-    "The value of an expression among a reader's variables"
+def value_of(expression: str, space: dict) -> Any:
+    """The value of an expression among a reader's variables.
+
+    Returns:
+        `...` when it is not there yet.
+    """
     names = {
         node.id
         for node in ast.walk(ast.parse(expression))
@@ -175,20 +187,26 @@ def value_of(expression: str, space: dict) -> Any:  # `...` when it is not there
         return Trouble(f"stops with {type(error).__name__}: {error}")
 
 
-def after(code: str, space: dict) -> dict:  # variables
-    "A copy of some variables after some code"
+def after(code: str, space: dict) -> dict:
+    """A copy of some variables after some code.
+
+    Returns:
+        Variables.
+    """
     scope = dict(space)
     exec(compile(code, "<answer>", "exec"), scope)
     return scope
 
 
-def foreseen(
-    expression: str,
-    mine: object,
-    exercise: Exercise,
-    solved: dict,  # variables after the answer
-) -> str:  # empty when it is a new one
-    "What the teacher says to a wrong answer that was foreseen"
+def foreseen(expression: str, mine: object, exercise: Exercise, solved: dict) -> str:
+    """What the teacher says to a wrong answer that was foreseen.
+
+    Args:
+        solved: Variables after the answer.
+
+    Returns:
+        Empty when it is a new one.
+    """
     return next(
         (
             says
@@ -199,8 +217,12 @@ def foreseen(
     )
 
 
-def judge(exercise: Exercise, space: dict) -> Verdict:  # a reader's variables
-    "Whether an exercise is solved, and if not, which variable to look at"
+def judge(exercise: Exercise, space: dict) -> Verdict:
+    """Whether an exercise is solved, and if not, which variable to look at.
+
+    Returns:
+        A reader's variables.
+    """
     mine = {expression: value_of(expression, space) for expression in exercise.compare}
     if all(value is ... for value in mine.values()):
         return Verdict(

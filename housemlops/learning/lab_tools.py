@@ -60,8 +60,12 @@ def write_notebook(path: Path, notebook: dict) -> None:
     )
 
 
-def commit(root: Path, message: str, by: str = "colleague") -> str:  # hash
-    "Commit all that has changed"
+def commit(root: Path, message: str, by: str = "colleague") -> str:
+    """Commit all that has changed.
+
+    Returns:
+        Hash.
+    """
     git("add", "--all", root=root)
     who = {
         f"GIT_{role}_{part}": value
@@ -109,8 +113,12 @@ BACK = (
 )  # what the colleague changed, as it was
 
 
-def sample_tables():  # -> contract, raw (n_sales, n_columns) text, typed (n_sales, n_columns)
-    "The contract and the sound sales of the workspace's sample"
+def sample_tables():
+    """The contract and the sound sales of the workspace's sample.
+
+    Returns:
+        -> contract, raw (n_sales, n_columns) text, typed (n_sales, n_columns).
+    """
     import pandas as pd
 
     from housemlops.contract import load_contract
@@ -126,8 +134,12 @@ def sample_tables():  # -> contract, raw (n_sales, n_columns) text, typed (n_sal
     return contract, raw.loc[sound.index], sound
 
 
-def prepared(**changes):  # -> train, test
-    "The splits that the workspace's stage `prepare` makes now"
+def prepared(**changes):
+    """The splits that the workspace's stage `prepare` makes now.
+
+    Returns:
+        -> train, test.
+    """
     import pandas as pd
 
     from housemlops.pipeline.parameters import parameter_defaults, read_notebook
@@ -147,10 +159,13 @@ def prepared(**changes):  # -> train, test
         ]
 
 
-def newest_drift(
-    months: int = 6,
-):  # -> table of the five most different columns: column, test, p, effect, passed
-    "How the houses of the newest months differ from those before, by the workspace's own checks"
+def newest_drift(months: int = 6):
+    """How the houses of the newest months differ from those before, by the workspace's own checks.
+
+    Returns:
+        -> table of the five most different columns: column, test, p, effect,
+            passed.
+    """
     import pandas as pd
 
     from housemlops.contract import sale_months

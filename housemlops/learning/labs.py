@@ -136,7 +136,7 @@ def in_workspace(
     note: dict | None = None,
 ) -> dict | list:
     "Let a lab's function run with the package of its workspace; WorkbookError with its last line when it stops"
-    program = f"import sys, json; from housemlops.labs import act; print('\\n' + json.dumps(act({what!r}, {name!r}, json.load(sys.stdin))))"
+    program = f"import sys, json; from housemlops.learning.labs import act; print('\\n' + json.dumps(act({what!r}, {name!r}, json.load(sys.stdin))))"
     done = run_captured(
         [sys.executable, "-c", program],
         cwd=workspace,

@@ -28,10 +28,12 @@ STEPS = (
 )  # minutes; a guess is not more exact than that
 
 
-def notebook_facts(
-    path: Path, root: Path
-) -> dict:  # title, words, code_lines, plots, exercises, minutes
-    "What can be counted in a notebook"
+def notebook_facts(path: Path, root: Path) -> dict:
+    """What can be counted in a notebook.
+
+    Returns:
+        Title, words, code_lines, plots, exercises, minutes.
+    """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     prose = [
         source for cell, source in cells(notebook) if cell["cell_type"] == "markdown"
@@ -72,8 +74,12 @@ def notebook_facts(
     }
 
 
-def reading_order(root: Path) -> list[str]:  # names of notebooks
-    "The notebooks in the order in which the index names them"
+def reading_order(root: Path) -> list[str]:
+    """The notebooks in the order in which the index names them.
+
+    Returns:
+        Names of notebooks.
+    """
     text = "\n".join(
         source
         for cell, source in cells(
@@ -88,10 +94,12 @@ def reading_order(root: Path) -> list[str]:  # names of notebooks
     ]
 
 
-def notebook_table(
-    root: Path | None = None,
-) -> list[dict]:  # one row a notebook, in reading order
-    "Time, words per line of code, plots and exercises of every notebook"
+def notebook_table(root: Path | None = None) -> list[dict]:
+    """Time, words per line of code, plots and exercises of every notebook.
+
+    Returns:
+        One row a notebook, in reading order.
+    """
     root = root or repo_root()
     measured = root / "nbs/site/notebooks.json"
     seconds = (
@@ -118,8 +126,12 @@ def notebook_table(
     return [row(name) for name in names]
 
 
-def path_table(root: Path | None = None) -> pd.DataFrame:  # one row a notebook
-    "The notebooks in reading order: what about, minutes to read, seconds to run, exercises"
+def path_table(root: Path | None = None) -> pd.DataFrame:
+    """The notebooks in reading order: what about, minutes to read, seconds to run, exercises.
+
+    Returns:
+        One row a notebook.
+    """
     rows = notebook_table(root)
     seconds = [
         "" if row["seconds"] is None else f"{row['seconds']:.0f} s" for row in rows
@@ -156,8 +168,12 @@ class Progress:
         self.known = read_progress(path or progress_path()) if self.reader else {}
         self.labs = len(LABS)
 
-    def lines(self) -> list[tuple[str, int, int]]:  # stage, solved, of
-        "Solved exercises of each stage"
+    def lines(self) -> list[tuple[str, int, int]]:
+        """Solved exercises of each stage.
+
+        Returns:
+            Stage, solved, of.
+        """
         return [
             (stage, self.solved(stage), number) for stage, number in self.there.items()
         ]

@@ -55,11 +55,16 @@ from housemlops.operations.replay_progress import (
 )
 
 
-def replay_identity(
-    root: Path,  # checkout
-    first: str,  # month
-) -> dict:  # first, commit, uncommitted, data_md5
-    "What the results of a replay rest on."
+def replay_identity(root: Path, first: str) -> dict:
+    """What the results of a replay rest on.
+
+    Args:
+        root: Checkout.
+        first: Month.
+
+    Returns:
+        First, commit, uncommitted, data_md5.
+    """
     commit, changed = snapshot(root)
     return {
         "first": first,
@@ -69,11 +74,12 @@ def replay_identity(
     }
 
 
-def start_over(
-    root: Path,  # checkout
-    identity: dict,
-):
-    "Forget an earlier replay: its months, its champions, its answers. Versions in development stay: results in DVC's cache name them."
+def start_over(root: Path, identity: dict):
+    """Forget an earlier replay: its months, its champions, its answers. Versions in development stay: results in DVC's cache name them.
+
+    Args:
+        root: Checkout.
+    """
     from housemlops.model.registry import registered_name
 
     state, name, client = (
@@ -94,20 +100,22 @@ def start_over(
     write_note(state / "replay.json", identity)
 
 
-def to_do(
-    history: Path,
-    months: list[str],
-) -> list[str]:  # the first unfinished one and all after it
-    "The months that a replay still has to do."
+def to_do(history: Path, months: list[str]) -> list[str]:
+    """The months that a replay still has to do.
+
+    Returns:
+        The first unfinished one and all after it.
+    """
     done = [is_finished(history / month) for month in months]
     return months[done.index(False) :] if False in done else []
 
 
-def take_up(
-    root: Path,  # checkout
-    identity: dict,
-):
-    "Continue an earlier replay of the same snapshot, or start over; a retraining that failed is tried again."
+def take_up(root: Path, identity: dict):
+    """Continue an earlier replay of the same snapshot, or start over; a retraining that failed is tried again.
+
+    Args:
+        root: Checkout.
+    """
     state, history = settings(root).paths.state, history_folder(root)
     if read_json(state / "replay.json") != identity:
         start_over(root, identity)
@@ -117,12 +125,17 @@ def take_up(
 
 
 def first_champion(
-    root: Path,  # checkout
-    processes: dict[str, subprocess.Popen],
-    identity: dict,
-    show: Any,  # called with a line for the progress bar
-) -> dict:  # first.json
-    "Wait for the first champion, and promote it by hand where the gates do not."
+    root: Path, processes: dict[str, subprocess.Popen], identity: dict, show: Any
+) -> dict:
+    """Wait for the first champion, and promote it by hand where the gates do not.
+
+    Args:
+        root: Checkout.
+        show: Called with a line for the progress bar.
+
+    Returns:
+        first.json.
+    """
     history, log, conf = (
         history_folder(root),
         settings(root).paths.state / "log",
@@ -179,13 +192,19 @@ for words in json.loads(sys.argv[1]):
 
 
 def fill_airflow(
-    root: Path,  # checkout
-    variables: dict[str, str],  # from `fresh_airflow`
+    root: Path,
+    variables: dict[str, str],
     months: list[str],
-    parallel: int,  # months at a time
+    parallel: int,
     identity: dict,
 ):
-    "Put the DAGs, the months, and the training of a first champion where there is none, into Airflow's database, by Airflow's own commands."
+    """Put the DAGs, the months, and the training of a first champion where there is none, into Airflow's database, by Airflow's own commands.
+
+    Args:
+        root: Checkout.
+        variables: From `fresh_airflow`.
+        parallel: Months at a time.
+    """
     commands = [
         ["pools", "set", "default_pool", "3", "tasks at a time, the most urgent first"],
         ["dags", "reserialize"],
@@ -225,15 +244,24 @@ def fill_airflow(
 
 
 def let_months_pass(
-    root: Path,  # checkout
+    root: Path,
     identity: dict,
-    months: list[str],  # to do
-    parallel: int,  # months at a time
-    mark: str,  # of the processes
-    progress: Any,  # rich progress
-    bar: Any,  # its task
+    months: list[str],
+    parallel: int,
+    mark: str,
+    progress: Any,
+    bar: Any,
 ):
-    "One start of Airflow: the backfill, and the first champion if there is none."
+    """One start of Airflow: the backfill, and the first champion if there is none.
+
+    Args:
+        root: Checkout.
+        months: To do.
+        parallel: Months at a time.
+        mark: Of the processes.
+        progress: Rich progress.
+        bar: Its task.
+    """
     show = lambda line: progress.update(bar, description=line)
     show("Airflow starts")
     variables = fresh_airflow(root, mark)
@@ -252,12 +280,17 @@ def let_months_pass(
     follow_months(root, months, processes, progress, bar)
 
 
-def check_months(
-    first: str,  # YYYY-MM
-    last: str,  # YYYY-MM
-    limit: str,  # as_of of params.yaml
-) -> list[str]:  # months
-    "Refuse months that are none, or of which nothing is known."
+def check_months(first: str, last: str, limit: str) -> list[str]:
+    """Refuse months that are none, or of which nothing is known.
+
+    Args:
+        first: YYYY-MM.
+        last: YYYY-MM.
+        limit: as_of of params.yaml.
+
+    Returns:
+        Months.
+    """
     for month in (first, last):
         if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
             raise WorkbookError(
@@ -275,10 +308,12 @@ def check_months(
 
 
 @contextlib.contextmanager
-def only_replay(
-    state: Path,  # of the replay
-) -> Iterator[None]:
-    "Refuse a second replay on the same state folder."
+def only_replay(state: Path) -> Iterator[None]:
+    """Refuse a second replay on the same state folder.
+
+    Args:
+        state: Of the replay.
+    """
     from filelock import FileLock, Timeout
 
     state.mkdir(parents=True, exist_ok=True)
@@ -292,12 +327,12 @@ def only_replay(
         yield
 
 
-def tell_outcome(
-    history: Path,
-    months: list[str],
-    console: Any,  # rich console
-):
-    "Print what came of the months."
+def tell_outcome(history: Path, months: list[str], console: Any):
+    """Print what came of the months.
+
+    Args:
+        console: Rich console.
+    """
     verdicts, runs = (
         [read_json(history / month / f"{name}.json") for month in months]
         for name in ("verdict", "run")
@@ -317,13 +352,24 @@ def tell_outcome(
 
 
 def replay_history(
-    first: str,  # month to begin with, YYYY-MM
-    last: str,  # month to end with, YYYY-MM
-    root: Path | None = None,  # checkout; found when not given
-    parallel: int = 8,  # months at a time
-    console: Any = None,  # rich console
-) -> Path:  # the page
-    "Let the months pass again, through Airflow, and write the page about them."
+    first: str,
+    last: str,
+    root: Path | None = None,
+    parallel: int = 8,
+    console: Any = None,
+) -> Path:
+    """Let the months pass again, through Airflow, and write the page about them.
+
+    Args:
+        first: Month to begin with, YYYY-MM.
+        last: Month to end with, YYYY-MM.
+        root: Checkout; found when not given.
+        parallel: Months at a time.
+        console: Rich console.
+
+    Returns:
+        The page.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,

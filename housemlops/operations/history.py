@@ -16,45 +16,66 @@ from housemlops.operations.timeline import month_span
 from housemlops.core.files import write_note
 
 
-def shifted(
-    month: str,  # YYYY-MM
-    by: int,  # months, negative for the past
-) -> str:  # YYYY-MM
-    "A month some months later or earlier."
+def shifted(month: str, by: int) -> str:
+    """A month some months later or earlier.
+
+    Args:
+        month: YYYY-MM.
+        by: Months, negative for the past.
+
+    Returns:
+        YYYY-MM.
+    """
     year, number = map(int, month.split("-"))
     years, rest = divmod(year * 12 + number - 1 + by, 12)
     return f"{years:04}-{rest + 1:02}"
 
 
-def learning_as_of(
-    month: str,  # that asks for a retraining
-    delay: int,  # label_delay_months
-) -> str:  # YYYY-MM
-    "What a retraining may know: the sales whose prices were known when the month had ended."
+def learning_as_of(month: str, delay: int) -> str:
+    """What a retraining may know: the sales whose prices were known when the month had ended.
+
+    Args:
+        month: That asks for a retraining.
+        delay: label_delay_months.
+
+    Returns:
+        YYYY-MM.
+    """
     return shifted(month, 1 - delay)
 
 
-def history_folder(
-    root: Path,  # checkout
-) -> Path:  # a folder per month in it
-    "Where the months are remembered."
+def history_folder(root: Path) -> Path:
+    """Where the months are remembered.
+
+    Args:
+        root: Checkout.
+
+    Returns:
+        A folder per month in it.
+    """
     return settings(root).paths.state / "history"
 
 
-def is_finished(
-    folder: Path,  # of a month
-) -> bool:
-    "Whether a month has been watched, and its retraining, if it asked for one, was answered."
+def is_finished(folder: Path) -> bool:
+    """Whether a month has been watched, and its retraining, if it asked for one, was answered.
+
+    Args:
+        folder: Of a month.
+    """
     return finished(
         {name: read_json(folder / f"{name}.json") for name in ("run", "retraining")}
     )
 
 
-def unanswered(
-    history: Path,
-    before: str,  # month
-) -> list[str]:  # months
-    "Earlier months whose retraining has not been answered yet."
+def unanswered(history: Path, before: str) -> list[str]:
+    """Earlier months whose retraining has not been answered yet.
+
+    Args:
+        before: Month.
+
+    Returns:
+        Months.
+    """
     return [
         folder.name
         for folder in sorted(history.glob("????-??"))
@@ -64,11 +85,12 @@ def unanswered(
     ]
 
 
-def place_champion(
-    workspace: Path,
-    current: Path,  # live release; need not exist
-):
-    "Put the server of the champion into a workspace, or a note that there is none."
+def place_champion(workspace: Path, current: Path):
+    """Put the server of the champion into a workspace, or a note that there is none.
+
+    Args:
+        current: Live release; need not exist.
+    """
     with whole_folder(workspace / "build/serve") as folder:
         if current.exists():
             shutil.copytree(
@@ -86,13 +108,15 @@ def place_champion(
             )
 
 
-def earlier_answers(
-    history: Path,
-    months: list[str],  # that the month still needs
-) -> list[
-    str
-]:  # lines of a CSV file, the columns' names first; empty when there are none
-    "The champion's answers to the sales of earlier months."
+def earlier_answers(history: Path, months: list[str]) -> list[str]:
+    """The champion's answers to the sales of earlier months.
+
+    Args:
+        months: That the month still needs.
+
+    Returns:
+        Lines of a CSV file, the columns' names first; empty when there are none.
+    """
     tables = [
         (history / month / "predictions.csv").read_text(encoding="utf-8").splitlines()
         for month in months
@@ -107,12 +131,13 @@ def earlier_answers(
     return [*tables[0][:1], *sorted(rows.values())] if tables else []
 
 
-def place(
-    root: Path,  # checkout
-    workspace: Path,
-    month: str,  # it is about
-):
-    "Give a month's run the champion of that time and its earlier answers, once."
+def place(root: Path, workspace: Path, month: str):
+    """Give a month's run the champion of that time and its earlier answers, once.
+
+    Args:
+        root: Checkout.
+        month: It is about.
+    """
     if (workspace / "placed").exists():
         return
     chosen = params(workspace)
@@ -127,14 +152,19 @@ def place(
     (workspace / "placed").touch()
 
 
-def may_ask(
-    verdict: dict,  # of the stage monitor
-    month: str,  # it is about
-    as_of: str,  # what a retraining would know
-    asked: list[str],  # months that have asked before
-    pause: int,  # retrain_pause_months
-) -> str:  # "" when it may; otherwise why not
-    "Whether a month may ask for a retraining."
+def may_ask(verdict: dict, month: str, as_of: str, asked: list[str], pause: int) -> str:
+    """Whether a month may ask for a retraining.
+
+    Args:
+        verdict: Of the stage monitor.
+        month: It is about.
+        as_of: What a retraining would know.
+        asked: Months that have asked before.
+        pause: retrain_pause_months.
+
+    Returns:
+        "" when it may; otherwise why not.
+    """
     if not verdict["retrain"]:
         return "the verdict asks for none"
     known = verdict.get("champion_as_of")
@@ -149,12 +179,14 @@ def may_ask(
 AGE_AGAIN = "an alarm for age alone is raised in the first month that finds a champion old, and again only in a month that asks for a retraining"
 
 
-def raises_alarm(
-    verdict: dict,  # of the stage monitor
-    asked: bool,  # whether the month asks for a retraining
-    earlier: list[dict],  # verdicts of the months before
-) -> bool:
-    "Say whether a month's verdict is an alarm that people have not had before, as AGE_AGAIN says."
+def raises_alarm(verdict: dict, asked: bool, earlier: list[dict]) -> bool:
+    """Say whether a month's verdict is an alarm that people have not had before, as AGE_AGAIN says.
+
+    Args:
+        verdict: Of the stage monitor.
+        asked: Whether the month asks for a retraining.
+        earlier: Verdicts of the months before.
+    """
     if verdict["verdict"] != "old champion" or asked:
         return verdict["alarm"]
     known = [
@@ -166,12 +198,15 @@ def raises_alarm(
     return verdict["alarm"] and not known
 
 
-def mlflow_runs(
-    root: Path,  # checkout
-    workspace: Path,
-    stages: list[str],
-) -> dict[str, dict]:  # stage -> experiment_id and run_id
-    "Which MLflow runs made the results in a workspace."
+def mlflow_runs(root: Path, workspace: Path, stages: list[str]) -> dict[str, dict]:
+    """Which MLflow runs made the results in a workspace.
+
+    Args:
+        root: Checkout.
+
+    Returns:
+        Stage -> experiment_id and run_id.
+    """
     found = {
         stage: read_json(workspace / f"reports/{stage}.run.json") for stage in stages
     }
@@ -191,11 +226,15 @@ def mlflow_runs(
     return {stage: note for stage, note in found.items() if note}
 
 
-def stage_seconds(
-    root: Path,  # checkout
-    workspace: Path,
-) -> dict[str, float]:  # stage -> seconds of its last event; and total
-    "How long the stages of a run took."
+def stage_seconds(root: Path, workspace: Path) -> dict[str, float]:
+    """How long the stages of a run took.
+
+    Args:
+        root: Checkout.
+
+    Returns:
+        Stage -> seconds of its last event; and total.
+    """
     path = settings(root).paths.state / f"log/{workspace.name}.progress.jsonl"
     told = (
         [json.loads(line) for line in path.read_text().splitlines()]
@@ -210,11 +249,12 @@ def stage_seconds(
     return seconds | {"total": round(sum(seconds.values()), 1)}
 
 
-def outputs(
-    workspace: Path,
-    stages: list[str],
-) -> dict[str, str]:  # path -> MD5
-    "What the stages wrote, as DVC knows it."
+def outputs(workspace: Path, stages: list[str]) -> dict[str, str]:
+    """What the stages wrote, as DVC knows it.
+
+    Returns:
+        Path -> MD5.
+    """
     from ruamel.yaml import YAML
 
     lock = YAML(typ="safe").load((workspace / "dvc.lock").read_text(encoding="utf-8"))[
@@ -223,12 +263,12 @@ def outputs(
     return {out["path"]: out["md5"] for stage in stages for out in lock[stage]["outs"]}
 
 
-def run_facts(
-    root: Path,  # checkout
-    workspace: Path,
-    stages: list[str],
-) -> dict:
-    "Which run it was, of which code, and what it wrote."
+def run_facts(root: Path, workspace: Path, stages: list[str]) -> dict:
+    """Which run it was, of which code, and what it wrote.
+
+    Args:
+        root: Checkout.
+    """
     code = read_json(workspace / "lineage.json")
     return {
         "run": workspace.name,
@@ -241,12 +281,17 @@ def run_facts(
     }
 
 
-def record_month(
-    root: Path,  # checkout
-    workspace: Path,  # of a month's run
-    month: str,  # it is about
-) -> dict:  # run.json
-    "Remember what a month's run found; run again, it says the same."
+def record_month(root: Path, workspace: Path, month: str) -> dict:
+    """Remember what a month's run found; run again, it says the same.
+
+    Args:
+        root: Checkout.
+        workspace: Of a month's run.
+        month: It is about.
+
+    Returns:
+        run.json.
+    """
     history, stages, given = (
         history_folder(root),
         list(loops(pipeline(workspace))["watch"]),
@@ -292,12 +337,19 @@ def record_month(
 
 
 def record_retraining(
-    root: Path,  # checkout
-    workspace: Path,  # of the retraining
-    month: str,  # that asked
-    reasons: list[str],  # why it asked
-) -> dict:  # retraining.json
-    "Remember what became of a retraining."
+    root: Path, workspace: Path, month: str, reasons: list[str]
+) -> dict:
+    """Remember what became of a retraining.
+
+    Args:
+        root: Checkout.
+        workspace: Of the retraining.
+        month: That asked.
+        reasons: Why it asked.
+
+    Returns:
+        retraining.json.
+    """
     folder, stages = (
         history_folder(root) / month,
         list(loops(pipeline(workspace))["learn"]),

@@ -29,11 +29,13 @@ from housemlops.operations.history import (
 )
 
 
-def tell(
-    about: Any,  # of the room `alert`
-    folder: Path,  # of a month
-):
-    "Tell people; a channel in trouble is noted and stops nothing."
+def tell(about: Any, folder: Path):
+    """Tell people; a channel in trouble is noted and stops nothing.
+
+    Args:
+        about: Of the room `alert`.
+        folder: Of a month.
+    """
     from housemlops.alert import notify
 
     try:
@@ -54,12 +56,12 @@ def no_champion_yet(
     ).exists()
 
 
-def wait_for_answers(
-    history: Path,
-    month: str,
-    patience: float = 3600,  # seconds
-):
-    "Wait until the retrainings that earlier months asked for are answered, and a replay has its first champion."
+def wait_for_answers(history: Path, month: str, patience: float = 3600):
+    """Wait until the retrainings that earlier months asked for are answered, and a replay has its first champion.
+
+    Args:
+        patience: Seconds.
+    """
     end = time.monotonic() + patience
     while waiting := [
         *(["the replay"] if no_champion_yet(history) else []),
@@ -174,10 +176,15 @@ class Learn(Lifecycle):
         tell(about_retraining, history_folder(root) / month)
 
 
-def build_dags(
-    root: Path,  # checkout
-) -> list:  # of airflow.sdk.DAG
-    "The three DAGs of the workbook: watch, learn, and the whole lifecycle."
+def build_dags(root: Path) -> list:
+    """The three DAGs of the workbook: watch, learn, and the whole lifecycle.
+
+    Args:
+        root: Checkout.
+
+    Returns:
+        Of airflow.sdk.DAG.
+    """
     return [
         build_dag(root, "house_prices", "watch", Watch()),
         build_dag(root, "house_prices_retrain", "learn", Learn()),

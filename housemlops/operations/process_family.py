@@ -28,10 +28,12 @@ def carries(
         return False
 
 
-def family(
-    mark: str,
-) -> list[psutil.Process]:  # without ourselves
-    "Every running process with this mark, wherever it has moved."
+def family(mark: str) -> list[psutil.Process]:
+    """Every running process with this mark, wherever it has moved.
+
+    Returns:
+        Without ourselves.
+    """
     return [
         process
         for process in psutil.process_iter()
@@ -39,19 +41,23 @@ def family(
     ]
 
 
-def parent(
-    process: psutil.Process,
-) -> int:  # 0 when the process is gone
-    "Number of the parent process."
+def parent(process: psutil.Process) -> int:
+    """Number of the parent process.
+
+    Returns:
+        0 when the process is gone.
+    """
     with suppress(psutil.Error):
         return process.ppid()
     return 0
 
 
-def heads(
-    members: list[psutil.Process],  # a family
-) -> list[psutil.Process]:
-    "Those that no other member started."
+def heads(members: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that no other member started.
+
+    Args:
+        members: A family.
+    """
     numbers = {process.pid for process in members}
     return [process for process in members if parent(process) not in numbers]
 
@@ -68,11 +74,12 @@ def is_gone(
     return True
 
 
-def wait_for(
-    processes: list[psutil.Process],
-    patience: float,  # seconds
-):
-    "Wait until all have ended, or patience has."
+def wait_for(processes: list[psutil.Process], patience: float):
+    """Wait until all have ended, or patience has.
+
+    Args:
+        patience: Seconds.
+    """
     end = time.monotonic() + patience
     while time.monotonic() < end and not all(
         [is_gone(process) for process in processes]
@@ -80,11 +87,15 @@ def wait_for(
         time.sleep(0.05)
 
 
-def stop(
-    mark: str,
-    grace: float = 6.0,  # seconds between asking and killing
-) -> int:  # how many processes there were
-    "Ask the house to end, then end what is left of it."
+def stop(mark: str, grace: float = 6.0) -> int:
+    """Ask the house to end, then end what is left of it.
+
+    Args:
+        grace: Seconds between asking and killing.
+
+    Returns:
+        How many processes there were.
+    """
     members = family(mark)
     for process in heads(members):
         with suppress(psutil.Error):
@@ -98,10 +109,12 @@ def stop(
     return len(members)
 
 
-def collect_orphans(
-    own: Iterable[int],  # processes that somebody else waits for
-):
-    "Take leave of adopted processes that ended, so that their numbers become free."
+def collect_orphans(own: Iterable[int]):
+    """Take leave of adopted processes that ended, so that their numbers become free.
+
+    Args:
+        own: Processes that somebody else waits for.
+    """
     for process in psutil.Process().children():
         with suppress(psutil.Error, ChildProcessError):
             if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
@@ -126,7 +139,7 @@ def guarded(
     command = [
         sys.executable,
         "-c",
-        f"from housemlops.up import guard; guard({mark!r})",
+        f"from housemlops.operations.process_family import guard; guard({mark!r})",
     ]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)

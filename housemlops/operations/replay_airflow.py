@@ -17,12 +17,17 @@ from housemlops.settings import (
 )
 
 
-def replay_environment(
-    root: Path,  # checkout
-    port: int,  # of its Airflow
-    until: str,  # last month
-) -> dict[str, str]:  # variables to add
-    "The settings of a replay: the checkout's MLflow store under other names, and everything else of its own."
+def replay_environment(root: Path, port: int, until: str) -> dict[str, str]:
+    """The settings of a replay: the checkout's MLflow store under other names, and everything else of its own.
+
+    Args:
+        root: Checkout.
+        port: Of its Airflow.
+        until: Last month.
+
+    Returns:
+        Variables to add.
+    """
     chosen = settings(root)
     names = {
         "PATHS_STATE": chosen.paths.state / "replay",
@@ -54,11 +59,16 @@ def environment(
         os.environ.update(before)
 
 
-def fresh_airflow(
-    root: Path,  # checkout
-    mark: str,  # of the processes
-) -> dict[str, str]:  # environment of its processes
-    "An empty Airflow database, and settings for a single job."
+def fresh_airflow(root: Path, mark: str) -> dict[str, str]:
+    """An empty Airflow database, and settings for a single job.
+
+    Args:
+        root: Checkout.
+        mark: Of the processes.
+
+    Returns:
+        Environment of its processes.
+    """
     from housemlops.operations.process_family import MARK
 
     home = settings(root).paths.state / "airflow"
@@ -94,11 +104,18 @@ def fresh_airflow(
 
 
 def start_airflow(
-    root: Path,  # checkout
-    variables: dict[str, str],  # from `fresh_airflow`
-    patience: float = 180,  # seconds
-) -> dict[str, subprocess.Popen]:  # by name
-    "Start the API server and, when it answers, the scheduler."
+    root: Path, variables: dict[str, str], patience: float = 180
+) -> dict[str, subprocess.Popen]:
+    """Start the API server and, when it answers, the scheduler.
+
+    Args:
+        root: Checkout.
+        variables: From `fresh_airflow`.
+        patience: Seconds.
+
+    Returns:
+        By name.
+    """
     from housemlops.operations.services import airflow_services
     from housemlops.operations.supervisor import open_log
 

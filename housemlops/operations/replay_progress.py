@@ -21,11 +21,15 @@ from housemlops.operations.history import (
 from housemlops.operations.replay_airflow import check_alive
 
 
-def first_conf(
-    root: Path,  # checkout
-    identity: dict,
-) -> dict:  # as_of, workspace, commit, uncommitted
-    "What the run that trains the first champion is told."
+def first_conf(root: Path, identity: dict) -> dict:
+    """What the run that trains the first champion is told.
+
+    Args:
+        root: Checkout.
+
+    Returns:
+        as_of, workspace, commit, uncommitted.
+    """
     as_of = learning_as_of(
         shifted(identity["first"], -1), params(root)["label_delay_months"]
     )
@@ -36,10 +40,15 @@ def first_conf(
     }
 
 
-def champion_now(
-    root: Path,  # checkout
-) -> dict:  # champion_version
-    "Who is served now."
+def champion_now(root: Path) -> dict:
+    """Who is served now.
+
+    Args:
+        root: Checkout.
+
+    Returns:
+        champion_version.
+    """
     return {
         "champion_version": read_json(
             settings(root).paths.state / "serve/current/model/release.json"
@@ -47,18 +56,25 @@ def champion_now(
     }
 
 
-def conf_of(
-    identity: dict,
-) -> dict:  # commit, uncommitted
-    "The snapshot that all runs of a replay share."
+def conf_of(identity: dict) -> dict:
+    """The snapshot that all runs of a replay share.
+
+    Returns:
+        Commit, uncommitted.
+    """
     return {name: identity[name] for name in ("commit", "uncommitted")}
 
 
-def last_event(
-    log: Path,  # folder of the progress files
-    run: str,  # workspace
-) -> dict:  # empty when there is none yet
-    "What the tasks of a run have told last."
+def last_event(log: Path, run: str) -> dict:
+    """What the tasks of a run have told last.
+
+    Args:
+        log: Folder of the progress files.
+        run: Workspace.
+
+    Returns:
+        Empty when there is none yet.
+    """
     path = log / f"{run}.progress.jsonl"
     told = (
         [
@@ -72,38 +88,55 @@ def last_event(
     return json.loads(told[-1]) if told else {}
 
 
-def at_work(
-    log: Path,  # folder of the progress files
-    run: str,  # workspace
-) -> str:  # its latest stage
-    "What a run is doing."
+def at_work(log: Path, run: str) -> str:
+    """What a run is doing.
+
+    Args:
+        log: Folder of the progress files.
+        run: Workspace.
+
+    Returns:
+        Its latest stage.
+    """
     return last_event(log, run).get("stage", "Airflow starts it")
 
 
-def failures(
-    log: Path,  # folder of the progress files
-    runs: list[str],  # workspaces
-) -> str:  # a sentence, or ""
-    "The first sentence of failure among some runs."
+def failures(log: Path, runs: list[str]) -> str:
+    """The first sentence of failure among some runs.
+
+    Args:
+        log: Folder of the progress files.
+        runs: Workspaces.
+
+    Returns:
+        A sentence, or "".
+    """
     last = [last_event(log, run) for run in runs]
     return next(
         (event["sentence"] for event in last if event.get("event") == "failed"), ""
     )
 
 
-def run_of(
-    month: str,
-) -> str:  # workspace
-    "The name that Airflow gives to a month's run of a backfill (the month has ended then), as a folder."
+def run_of(month: str) -> str:
+    """The name that Airflow gives to a month's run of a backfill (the month has ended then), as a folder.
+
+    Returns:
+        Workspace.
+    """
     return re.sub(
         r"[^A-Za-z0-9._-]+", "-", f"backfill__{shifted(month, 1)}-01T00:00:00+00:00"
     )
 
 
-def month_line(
-    folder: Path,  # of a finished month
-) -> list[str]:  # month, verdict, MAE, coverage, drifted, retraining
-    "A month in a row of a table."
+def month_line(folder: Path) -> list[str]:
+    """A month in a row of a table.
+
+    Args:
+        folder: Of a finished month.
+
+    Returns:
+        Month, verdict, MAE, coverage, drifted, retraining.
+    """
     verdict, run, answer = (
         read_json(folder / f"{name}.json") for name in ("verdict", "run", "retraining")
     )
@@ -128,13 +161,20 @@ def month_line(
 
 
 def follow_months(
-    root: Path,  # checkout
-    months: list[str],  # of the backfill
+    root: Path,
+    months: list[str],
     processes: dict[str, subprocess.Popen],
-    progress: Any,  # rich progress
-    bar: Any,  # its task
+    progress: Any,
+    bar: Any,
 ):
-    "Show the months until all are finished; a month that fails stops the replay with its sentence."
+    """Show the months until all are finished; a month that fails stops the replay with its sentence.
+
+    Args:
+        root: Checkout.
+        months: Of the backfill.
+        progress: Rich progress.
+        bar: Its task.
+    """
     history, log, left = (
         history_folder(root),
         settings(root).paths.state / "log",

@@ -12,11 +12,15 @@ from housemlops.settings import Settings, WorkbookError
 from housemlops.operations.supervisor import Service, local
 
 
-def airflow_services(
-    chosen: Settings,
-    root: Path,  # repository
-) -> list[Service]:  # the API server first
-    "Airflow: its database, then four processes that share one health document."
+def airflow_services(chosen: Settings, root: Path) -> list[Service]:
+    """Airflow: its database, then four processes that share one health document.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        The API server first.
+    """
     port = chosen.airflow.port
     environment = {
         **airflow_environment(root),
@@ -65,10 +69,12 @@ cli()
 """
 
 
-def mlflow_services(
-    chosen: Settings,
-) -> list[Service]:  # none when the tracking server is elsewhere
-    "MLflow: its database and experiment, then the server."
+def mlflow_services(chosen: Settings) -> list[Service]:
+    """MLflow: its database and experiment, then the server.
+
+    Returns:
+        None when the tracking server is elsewhere.
+    """
     store, url = chosen.mlflow, local(chosen.mlflow.port)
     if store.tracking_uri.startswith("http"):
         return []
@@ -121,12 +127,13 @@ def server_service(
     )
 
 
-def jupyter_service(
-    chosen: Settings,
-    root: Path,  # repository
-    token: str,  # secret
-) -> Service:
-    "JupyterLab on the notebooks, opening the first page of the workbook."
+def jupyter_service(chosen: Settings, root: Path, token: str) -> Service:
+    """JupyterLab on the notebooks, opening the first page of the workbook.
+
+    Args:
+        root: Repository.
+        token: Secret.
+    """
     port = chosen.jupyter.port
     options = [
         "--no-browser",
@@ -148,11 +155,12 @@ def jupyter_service(
     )
 
 
-def jobs(
-    chosen: Settings,
-    root: Path,  # repository
-) -> list[Service]:
-    "What must happen once before the servers run, and the site after."
+def jobs(chosen: Settings, root: Path) -> list[Service]:
+    """What must happen once before the servers run, and the site after.
+
+    Args:
+        root: Repository.
+    """
     from importlib.metadata import version
 
     state, store = chosen.paths.state, chosen.mlflow.tracking_uri
@@ -182,7 +190,7 @@ def jobs(
         ),
         job(
             "site",
-            "from housemlops.docs import build_docs; build_docs()",
+            "from housemlops.site.build import build_docs; build_docs()",
             (state / "site/index.html",),
             title="Site",
             page="/site/",
@@ -192,12 +200,16 @@ def jobs(
     ]
 
 
-def services(
-    chosen: Settings,
-    root: Path,  # repository
-    token: str,  # of JupyterLab
-) -> list[Service]:  # in the order of the front page
-    "Everything that `up` runs."
+def services(chosen: Settings, root: Path, token: str) -> list[Service]:
+    """Everything that `up` runs.
+
+    Args:
+        root: Repository.
+        token: Of JupyterLab.
+
+    Returns:
+        In the order of the front page.
+    """
     return [
         jupyter_service(chosen, root, token),
         *airflow_services(chosen, root),
@@ -216,10 +228,12 @@ LISTENERS = {
 }
 
 
-def is_free(
-    port: int,
-) -> bool:  # nobody listens on 127.0.0.1
-    "Whether a server could listen on this port."
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port.
+
+    Returns:
+        Nobody listens on 127.0.0.1.
+    """
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -229,10 +243,12 @@ def is_free(
     return True
 
 
-def holder(
-    port: int,
-) -> str:  # " by python (process 123)", or nothing when the system does not tell
-    "Who listens on a port."
+def holder(port: int) -> str:
+    """Who listens on a port.
+
+    Returns:
+        " by python (process 123)", or nothing when the system does not tell.
+    """
     with suppress(psutil.Error):
         for found in psutil.net_connections("tcp"):
             if (

@@ -47,11 +47,15 @@ class Service:
     once: tuple[Path, ...] = ()  # a job, and the files that say it is done
 
 
-def local(
-    port: int,
-    path: str = "",  # begins with /
-) -> str:  # URL
-    "An address on this machine, for this machine."
+def local(port: int, path: str = "") -> str:
+    """An address on this machine, for this machine.
+
+    Args:
+        path: Begins with /.
+
+    Returns:
+        URL.
+    """
     return f"http://127.0.0.1:{port}{path}"
 
 
@@ -79,8 +83,12 @@ class Child:
         )
 
     @property
-    def state(self) -> str:  # done, waiting, crashed, starting, well or ill
-        "One word for the light on the front page."
+    def state(self) -> str:
+        """One word for the light on the front page.
+
+        Returns:
+            Done, waiting, crashed, starting, well or ill.
+        """
         if self.done:
             return "done"
         if self.process is None:
@@ -92,11 +100,12 @@ class Child:
         )
 
 
-def open_log(
-    path: Path,
-    limit: int = 5_000_000,  # bytes
-):
-    "Open a log to append to; a large one is set aside first."
+def open_log(path: Path, limit: int = 5_000_000):
+    """Open a log to append to; a large one is set aside first.
+
+    Args:
+        limit: Bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > limit:
         path.replace(path.with_suffix(".old.log"))
@@ -104,10 +113,12 @@ def open_log(
     return path.open("ab")
 
 
-def last_words(
-    path: Path,
-) -> str:  # the last line that says something
-    "The end of a log, for a message."
+def last_words(path: Path) -> str:
+    """The end of a log, for a message.
+
+    Returns:
+        The last line that says something.
+    """
     with suppress(OSError):
         lines = [
             line.strip()
@@ -119,12 +130,13 @@ def last_words(
     return ""
 
 
-def start(
-    child: Child,
-    base: dict[str, str],  # environment that all share
-    folder: Path,  # repository
-):
-    "Start a child in a session of its own, with its output in its log."
+def start(child: Child, base: dict[str, str], folder: Path):
+    """Start a child in a session of its own, with its output in its log.
+
+    Args:
+        base: Environment that all share.
+        folder: Repository.
+    """
     service = child.service
     child.place = (service.follow or service.cwd or folder).resolve()
     child.began, child.trouble, child.greeted = time.time(), "starts", False
@@ -140,11 +152,12 @@ def start(
         )
 
 
-def halt(
-    child: Child,
-    grace: float = 5.0,  # seconds between asking and killing
-):
-    "Stop one child and what it started."
+def halt(child: Child, grace: float = 5.0):
+    """Stop one child and what it started.
+
+    Args:
+        grace: Seconds between asking and killing.
+    """
     with suppress(psutil.Error):
         tree = [
             psutil.Process(child.process.pid),
@@ -160,25 +173,33 @@ def halt(
     child.process = None
 
 
-def pause(
-    crashes: int,  # in a row, at least 1
-) -> float:  # seconds
-    "How long to wait before the next start."
+def pause(crashes: int) -> float:
+    """How long to wait before the next start.
+
+    Args:
+        crashes: In a row, at least 1.
+
+    Returns:
+        Seconds.
+    """
     return min(60.0, 2.0 ** (crashes - 1))
 
 
-def may_retry(
-    child: Child,
-) -> bool:  # a server always, a job up to three times
-    "Whether a crashed child is started again."
+def may_retry(child: Child) -> bool:
+    """Whether a crashed child is started again.
+
+    Returns:
+        A server always, a job up to three times.
+    """
     return not child.service.once or child.crashes < 3
 
 
-def note_end(
-    child: Child,
-    now: float,
-) -> str:  # what to tell
-    "Record that a child's process ended by itself."
+def note_end(child: Child, now: float) -> str:
+    """Record that a child's process ended by itself.
+
+    Returns:
+        What to tell.
+    """
     code, child.process = child.process.returncode, None
     if child.service.once and code == 0:
         for path in child.service.once:
@@ -220,12 +241,12 @@ class House:
         )
 
 
-def shared_environment(
-    chosen: Settings,
-    root: Path,  # repository
-    mark: str,
-) -> dict[str, str]:
-    "What every process of the house finds in its environment."
+def shared_environment(chosen: Settings, root: Path, mark: str) -> dict[str, str]:
+    """What every process of the house finds in its environment.
+
+    Args:
+        root: Repository.
+    """
     shared = {
         MARK: mark,
         "SPT_NOENV": "1",
@@ -281,12 +302,12 @@ def moved_on(
     )
 
 
-def tend(
-    house: House,
-    child: Child,
-    say,  # called with the child's name and a line for the terminal
-):
-    "Look at one child, and do what is due."
+def tend(house: House, child: Child, say):
+    """Look at one child, and do what is due.
+
+    Args:
+        say: Called with the child's name and a line for the terminal.
+    """
     if child.process and child.process.poll() is not None:
         say(child.service.name, note_end(child, time.time()))
     elif child.process and moved_on(child):
@@ -304,12 +325,17 @@ def tend(
         child.trouble = "no champion yet: make run"
 
 
-def part_trouble(
-    report: dict,  # health document
-    part: str,  # entry in it
-    since: float,  # start of the process, seconds since 1970
-) -> str:  # empty when well
-    "What is wrong with one process that a shared document speaks for."
+def part_trouble(report: dict, part: str, since: float) -> str:
+    """What is wrong with one process that a shared document speaks for.
+
+    Args:
+        report: Health document.
+        part: Entry in it.
+        since: Start of the process, seconds since 1970.
+
+    Returns:
+        Empty when well.
+    """
     entry = report.get(part) or {}
     beat = entry.get(f"latest_{part}_heartbeat")
     if beat and datetime.fromisoformat(beat).timestamp() < since:
@@ -317,11 +343,16 @@ def part_trouble(
     return "" if entry.get("status") == "healthy" else "no heartbeat"
 
 
-def fetch(
-    client,  # httpx.Client
-    url: str,  # health document
-) -> tuple[float, int, dict]:  # time asked, status code (0: no answer), document
-    "Ask one health address."
+def fetch(client, url: str) -> tuple[float, int, dict]:
+    """Ask one health address.
+
+    Args:
+        client: httpx.Client.
+        url: Health document.
+
+    Returns:
+        Time asked, status code (0: no answer), document.
+    """
     import httpx
 
     asked = time.time()
@@ -333,12 +364,16 @@ def fetch(
     return asked, answer.status_code, answer.json() if is_json else {}
 
 
-def judge(
-    child: Child,
-    code: int,  # status code
-    report: dict,  # health document
-) -> str:  # empty when well
-    "What an answer says about a child."
+def judge(child: Child, code: int, report: dict) -> str:
+    """What an answer says about a child.
+
+    Args:
+        code: Status code.
+        report: Health document.
+
+    Returns:
+        Empty when well.
+    """
     if not code:
         return "does not answer" + ("" if child.greeted else " yet")
     if code != 200:
@@ -350,12 +385,13 @@ def judge(
     )
 
 
-def note_health(
-    child: Child,
-    answer: tuple[float, int, dict],  # from `fetch`
-    say,  # called with the child's name and a line for the terminal
-):
-    "Update what we know of a child, and announce it when it becomes well."
+def note_health(child: Child, answer: tuple[float, int, dict], say):
+    """Update what we know of a child, and announce it when it becomes well.
+
+    Args:
+        answer: From `fetch`.
+        say: Called with the child's name and a line for the terminal.
+    """
     asked, code, report = answer
     if child.process is None or child.began > asked:
         return
@@ -366,10 +402,12 @@ def note_health(
     say(child.service.name, f"ready after {time.time() - child.began:.0f} s")
 
 
-def megabytes(
-    process: psutil.Process,
-) -> float:  # proportional set size where the system tells it, else the unshared part
-    "Memory of one process."
+def megabytes(process: psutil.Process) -> float:
+    """Memory of one process.
+
+    Returns:
+        Proportional set size where the system tells it, else the unshared part.
+    """
     try:
         info = process.memory_full_info()
     except psutil.Error:
@@ -396,11 +434,12 @@ def weigh(
     house.memory, house.processes = memory, len(members) + 1
 
 
-def watch(
-    house: House,
-    say,  # called with a name and a line for the terminal
-):
-    "Ask all children, again and again, until the house stops."
+def watch(house: House, say):
+    """Ask all children, again and again, until the house stops.
+
+    Args:
+        say: Called with a name and a line for the terminal.
+    """
     import httpx
 
     with (

@@ -9,21 +9,31 @@ from housemlops.core.files import read_optional_json
 MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 
-def month_span(
-    first: str,  # month
-    last: str,  # month
-) -> list[str]:  # months, both ends included
-    "All the months from one to another."
+def month_span(first: str, last: str) -> list[str]:
+    """All the months from one to another.
+
+    Args:
+        first: Month.
+        last: Month.
+
+    Returns:
+        Months, both ends included.
+    """
     start, end = (12 * int(month[:4]) + int(month[5:]) - 1 for month in (first, last))
     return [
         f"{number // 12:04}-{number % 12 + 1:02}" for number in range(start, end + 1)
     ]
 
 
-def revealed(
-    verdicts: Iterable[dict],  # oldest first
-) -> dict[str, dict]:  # month -> rows, labelled, mae, coverage, version
-    "What became known of each month's sales, by the newest verdict that speaks of them."
+def revealed(verdicts: Iterable[dict]) -> dict[str, dict]:
+    """What became known of each month's sales, by the newest verdict that speaks of them.
+
+    Args:
+        verdicts: Oldest first.
+
+    Returns:
+        Month -> rows, labelled, mae, coverage, version.
+    """
     return {
         sales["month"]: sales
         for verdict in verdicts
@@ -31,10 +41,15 @@ def revealed(
     }
 
 
-def read_months(
-    history: Path,  # one folder a month; need not exist
-) -> list[dict]:  # month, verdict, run, retraining, sales; oldest first, without gaps
-    "The months of a history folder; one that left nothing is there, and empty."
+def read_months(history: Path) -> list[dict]:
+    """The months of a history folder; one that left nothing is there, and empty.
+
+    Args:
+        history: One folder a month; need not exist.
+
+    Returns:
+        Month, verdict, run, retraining, sales; oldest first, without gaps.
+    """
     names = sorted(
         path.name
         for path in Path(history).glob("*")
@@ -70,10 +85,15 @@ SIGNS = {
 }  # a sign as well as a colour, for those who see none
 
 
-def judgement(
-    month: dict,  # of `read_months`
-) -> str:  # a key of SIGNS
-    "Say whether a month was fine, an alarm, an alarm that was raised before, not judged, or not looked at."
+def judgement(month: dict) -> str:
+    """Say whether a month was fine, an alarm, an alarm that was raised before, not judged, or not looked at.
+
+    Args:
+        month: Of `read_months`.
+
+    Returns:
+        A key of SIGNS.
+    """
     verdict = month["verdict"]
     if not verdict:
         return "missing"
@@ -82,10 +102,15 @@ def judgement(
     return "ok" if verdict.get("verdict") == "ok" else "unknown"
 
 
-def outcome(
-    month: dict,  # of `read_months`
-) -> str:  # promoted, refused, failed, waiting, or empty when nothing was asked
-    "What came of the retraining that a month asked for."
+def outcome(month: dict) -> str:
+    """What came of the retraining that a month asked for.
+
+    Args:
+        month: Of `read_months`.
+
+    Returns:
+        Promoted, refused, failed, waiting, or empty when nothing was asked.
+    """
     found = month["retraining"]
     if not found:
         return "waiting" if month["run"].get("asked") else ""
@@ -98,8 +123,10 @@ def outcome(
     )
 
 
-def is_finished(
-    month: dict,  # of `read_months`
-) -> bool:
-    "Whether a month is recorded, and its retraining, if it asked for one, was answered."
+def is_finished(month: dict) -> bool:
+    """Whether a month is recorded, and its retraining, if it asked for one, was answered.
+
+    Args:
+        month: Of `read_months`.
+    """
     return bool(month["run"]) and outcome(month) != "waiting"

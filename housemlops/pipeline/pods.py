@@ -31,11 +31,16 @@ PASSED_ON = (
 SCRATCH = "/scratch"
 
 
-def pod_form(
-    root: Path,  # checkout
-    stage: str,  # its name
-) -> dict:  # arguments of the operator
-    "Everything about a stage's pod that does not depend on the run."
+def pod_form(root: Path, stage: str) -> dict:
+    """Everything about a stage's pod that does not depend on the run.
+
+    Args:
+        root: Checkout.
+        stage: Its name.
+
+    Returns:
+        Arguments of the operator.
+    """
     from kubernetes.client import models as k8s
 
     image = settings(root).apart.image
@@ -98,12 +103,17 @@ def pod_form(
     }
 
 
-def pod_arguments(
-    task: Any,  # an operator of a stage
-    run: Any,  # the DAG run
-    conf: dict,  # what was asked for
-) -> list[str]:  # of the command housemlops
-    "What a stage's pod is told about the run."
+def pod_arguments(task: Any, run: Any, conf: dict) -> list[str]:
+    """What a stage's pod is told about the run.
+
+    Args:
+        task: An operator of a stage.
+        run: The DAG run.
+        conf: What was asked for.
+
+    Returns:
+        Of the command housemlops.
+    """
     return [
         "stage-apart",
         task.task_id,

@@ -39,11 +39,12 @@ from housemlops.pipeline.remote_lock import (
 from housemlops.pipeline.remote_workspace import make_ready, empty_folder
 
 
-def champion_from_registry(
-    root: Path,  # where the settings are
-    workspace: Path,
-):
-    "Make the champion's release where a month's run looks for it."
+def champion_from_registry(root: Path, workspace: Path):
+    """Make the champion's release where a month's run looks for it.
+
+    Args:
+        root: Where the settings are.
+    """
     from housemlops.model.registry import champion, registered_name
     from housemlops.serve import deploy
 
@@ -56,12 +57,16 @@ def champion_from_registry(
 
 @contextlib.contextmanager
 def looking_again(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-    state: Path,  # written into
-    before: dict[str, bytes],  # kept up to date
+    mlflow: Any, experiment: str, state: Path, before: dict[str, bytes]
 ) -> Iterator[None]:
-    "Fetch the memory again and again while the block waits for others."
+    """Fetch the memory again and again while the block waits for others.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+        state: Written into.
+        before: Kept up to date.
+    """
     over = threading.Event()
 
     def look():
@@ -78,16 +83,21 @@ def looking_again(
 
 
 @contextlib.contextmanager
-def beside_stage(
-    root: Path,  # where the settings are
-    workspace: Path,  # with the outputs of the stages before
-    stage: str,  # its name
-    conf: dict,  # of the run
-) -> Iterator[dict]:  # receives the event, when there is one
-    "What is done before and after a stage, with the memory that it needs."
+def beside_stage(root: Path, workspace: Path, stage: str, conf: dict) -> Iterator[dict]:
+    """What is done before and after a stage, with the memory that it needs.
+
+    Args:
+        root: Where the settings are.
+        workspace: With the outputs of the stages before.
+        stage: Its name.
+        conf: Of the run.
+
+    Returns:
+        Receives the event, when there is one.
+    """
     loop, chosen, told = conf.get("loop", "all"), settings(root), {}
     beside, last = (
-        getattr(importlib.import_module("housemlops.history"), LOOPS[loop])(),
+        getattr(importlib.import_module("housemlops.operations.loops"), LOOPS[loop])(),
         stage == list(loops(pipeline(workspace))[loop])[-1],
     )
     state, experiment = chosen.paths.state, chosen.mlflow.experiment
@@ -112,13 +122,18 @@ def beside_stage(
         raise
 
 
-def perform(
-    root: Path,  # where the settings are
-    workspace: Path,  # with the outputs of the stages before
-    stage: str,  # its name
-    conf: dict,  # of the run
-) -> str:  # ran, restored or unchanged
-    "The stage itself, and once more where its effect is no longer there."
+def perform(root: Path, workspace: Path, stage: str, conf: dict) -> str:
+    """The stage itself, and once more where its effect is no longer there.
+
+    Args:
+        root: Where the settings are.
+        workspace: With the outputs of the stages before.
+        stage: Its name.
+        conf: Of the run.
+
+    Returns:
+        Ran, restored or unchanged.
+    """
     note, force = noter(root, workspace), stage == conf.get("force")
     answer = repro(root, workspace, stage, note, force, pull=True)
     if answer == "ran" or stage in ELSEWHERE or effect_holds(root, workspace, stage):
@@ -126,12 +141,19 @@ def perform(
     return repro(root, workspace, stage, note, force=True, pull=True)
 
 
-def stage_apart(
-    stage: str,  # its name in dvc.yaml
-    conf: dict,  # of the run: workspace, as_of, loop, commit, branch, uncommitted, force
-    root: Path | None = None,  # where the settings are; found when not given
-) -> dict:  # answer: ran, restored or unchanged; seconds: of each step; run: MLflow's, when it ran; event: that asks for a retraining
-    "One stage in an empty folder: code from git, data from the DVC remote, its outputs back there."
+def stage_apart(stage: str, conf: dict, root: Path | None = None) -> dict:
+    """One stage in an empty folder: code from git, data from the DVC remote, its outputs back there.
+
+    Args:
+        stage: Its name in dvc.yaml.
+        conf: Of the run: workspace, as_of, loop, commit, branch, uncommitted,
+            force.
+        root: Where the settings are; found when not given.
+
+    Returns:
+        Answer: ran, restored or unchanged; seconds: of each step; run: MLflow's,
+            when it ran; event: that asks for a retraining.
+    """
     root, clock, seconds = Path(root or repo_root()), [time.monotonic()], {}
 
     def took(step):
@@ -187,13 +209,18 @@ def stage_apart(
     return found
 
 
-def facts_of(
-    task: Any,  # its beside gives the latest month
-    run: Any,  # the DAG run
-    conf: dict,  # what was asked for
-    root: Path,  # checkout of this process
-) -> dict:  # what a stage apart must know
-    "What all tasks of a run agree about."
+def facts_of(task: Any, run: Any, conf: dict, root: Path) -> dict:
+    """What all tasks of a run agree about.
+
+    Args:
+        task: Its beside gives the latest month.
+        run: The DAG run.
+        conf: What was asked for.
+        root: Checkout of this process.
+
+    Returns:
+        What a stage apart must know.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", conf.get("workspace") or run.run_id)
     month = run_month(task.beside.limit(root), run.data_interval_end, conf)
     loop = next(
@@ -203,13 +230,18 @@ def facts_of(
     return conf | {"workspace": name, "as_of": month, "loop": loop}
 
 
-def run_apart(
-    root: Path,  # checkout of the worker
-    task: Any,  # its task_id is the stage; its page is set
-    run: Any,  # the DAG run
-    conf: dict,  # what was asked for
-) -> tuple[dict, dict | None]:  # as `stage_apart` returns it; of the asset event
-    "What a task does on a worker."
+def run_apart(root: Path, task: Any, run: Any, conf: dict) -> tuple[dict, dict | None]:
+    """What a task does on a worker.
+
+    Args:
+        root: Checkout of the worker.
+        task: Its task_id is the stage; its page is set.
+        run: The DAG run.
+        conf: What was asked for.
+
+    Returns:
+        As `stage_apart` returns it; of the asset event.
+    """
     try:
         told = stage_apart(task.task_id, facts_of(task, run, conf, root), root)
     except WorkbookError as error:

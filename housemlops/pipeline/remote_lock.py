@@ -17,12 +17,17 @@ from housemlops.settings import (
 )
 
 
-def lock_runs(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-    lifecycle: str,  # name of the run
-) -> list:  # of MLflow runs; one, as a rule
-    "Where the lines of dvc.lock of a run are."
+def lock_runs(mlflow: Any, experiment: str, lifecycle: str) -> list:
+    """Where the lines of dvc.lock of a run are.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+        lifecycle: Name of the run.
+
+    Returns:
+        Of MLflow runs; one, as a rule.
+    """
     return mlflow.search_runs(
         experiment_names=[experiment],
         filter_string=f"tags.kept = 'dvc.lock' and tags.of = '{lifecycle}'",
@@ -32,13 +37,17 @@ def lock_runs(
 
 
 def take_lock(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-    workspace: Path,  # its dvc.lock is rewritten
-    lifecycle: str,  # name of the run
-    stages: list[str],  # those before
+    mlflow: Any, experiment: str, workspace: Path, lifecycle: str, stages: list[str]
 ):
-    "Write into dvc.lock what this run has noted about some stages, and nothing else: lines of another run would mislead."
+    """Write into dvc.lock what this run has noted about some stages, and nothing else: lines of another run would mislead.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+        workspace: Its dvc.lock is rewritten.
+        lifecycle: Name of the run.
+        stages: Those before.
+    """
     from ruamel.yaml import YAML
 
     lines, client = {}, mlflow.MlflowClient()
@@ -59,13 +68,17 @@ def take_lock(
 
 
 def hand_on_lock(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-    workspace: Path,  # where the stage has been
-    lifecycle: str,  # name of the run
-    stage: str,  # its name
+    mlflow: Any, experiment: str, workspace: Path, lifecycle: str, stage: str
 ):
-    "Put the lines of a stage where the next ones look."
+    """Put the lines of a stage where the next ones look.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+        workspace: Where the stage has been.
+        lifecycle: Name of the run.
+        stage: Its name.
+    """
     from ruamel.yaml import YAML
 
     client, runs = mlflow.MlflowClient(), lock_runs(mlflow, experiment, lifecycle)
@@ -90,13 +103,15 @@ def hand_on_lock(
     )
 
 
-def restore(
-    root: Path,  # where the settings are
-    workspace: Path,  # ready
-    stages: list[str],  # with all that is before them
-    only: str = "none",  # stage that may run
-):
-    "Let DVC restore stages from the remote; none of them may run."
+def restore(root: Path, workspace: Path, stages: list[str], only: str = "none"):
+    """Let DVC restore stages from the remote; none of them may run.
+
+    Args:
+        root: Where the settings are.
+        workspace: Ready.
+        stages: With all that is before them.
+        only: Stage that may run.
+    """
     if not stages:
         return
     command = [sys.executable, "-m", "dvc", "repro", "--pull", *stages]
@@ -130,11 +145,16 @@ MEMORY = (
 ELSEWHERE = ("serve",)  # stages whose effect belongs to the place that serves
 
 
-def memory_run(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-):  # -> MLflow run, or None
-    "The run that carries the memory."
+def memory_run(mlflow: Any, experiment: str):
+    """The run that carries the memory.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+
+    Returns:
+        -> MLflow run, or None.
+    """
     found = mlflow.search_runs(
         experiment_names=[experiment],
         filter_string="tags.kept = 'memory'",
@@ -145,12 +165,17 @@ def memory_run(
     return found[0] if found else None
 
 
-def recall(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-    state: Path,  # written into
-) -> dict[str, bytes]:  # path -> content
-    "The memory as the registry has it."
+def recall(mlflow: Any, experiment: str, state: Path) -> dict[str, bytes]:
+    """The memory as the registry has it.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+        state: Written into.
+
+    Returns:
+        Path -> content.
+    """
     if (run := memory_run(mlflow, experiment)) is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
@@ -170,10 +195,12 @@ def recall(
     return found
 
 
-def remembered(
-    state: Path,
-) -> dict[str, bytes]:  # path -> content
-    "The memory as it is here."
+def remembered(state: Path) -> dict[str, bytes]:
+    """The memory as it is here.
+
+    Returns:
+        Path -> content.
+    """
     return {
         path.relative_to(state).as_posix(): path.read_bytes()
         for pattern in MEMORY
@@ -181,13 +208,14 @@ def remembered(
     }
 
 
-def keep(
-    mlflow: Any,  # connected
-    experiment: str,  # its name
-    state: Path,
-    before: dict[str, bytes],  # as it was fetched
-):
-    "Put back what is new; the promotion log only if nobody else has continued it."
+def keep(mlflow: Any, experiment: str, state: Path, before: dict[str, bytes]):
+    """Put back what is new; the promotion log only if nobody else has continued it.
+
+    Args:
+        mlflow: Connected.
+        experiment: Its name.
+        before: As it was fetched.
+    """
     new = {
         name: content
         for name, content in remembered(state).items()

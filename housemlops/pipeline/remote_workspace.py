@@ -20,13 +20,15 @@ from housemlops.settings import (
 )
 
 
-def fetch_code(
-    source: str,  # git URL
-    commit: str,  # hash
-    workspace: Path,  # made; must not exist
-    **variables: str,  # more of git's environment
-):
-    "One commit of the code, without its history, as a git checkout."
+def fetch_code(source: str, commit: str, workspace: Path, **variables: str):
+    """One commit of the code, without its history, as a git checkout.
+
+    Args:
+        source: Git URL.
+        commit: Hash.
+        workspace: Made; must not exist.
+        **variables: More of git's environment.
+    """
     workspace.mkdir(parents=True)
     git("init", "--quiet", root=workspace)
     try:
@@ -47,11 +49,13 @@ def fetch_code(
     git("checkout", "--quiet", "--detach", "FETCH_HEAD", root=workspace)
 
 
-def copy_code(
-    root: Path,  # a copy of the code that is no git checkout, as in an image
-    workspace: Path,  # made; must not exist
-):
-    "The code that is here already, as a git checkout of its own."
+def copy_code(root: Path, workspace: Path):
+    """The code that is here already, as a git checkout of its own.
+
+    Args:
+        root: A copy of the code that is no git checkout, as in an image.
+        workspace: Made; must not exist.
+    """
     left = shutil.ignore_patterns(
         "var", "build", "reports", ".venv", ".git", "__pycache__", "cache", "tmp"
     )
@@ -71,11 +75,13 @@ def copy_code(
     )
 
 
-def point_dvc(
-    root: Path,  # where the settings are
-    workspace: Path,  # a checkout
-):
-    "Give a checkout the shared DVC remote and a cache of its own."
+def point_dvc(root: Path, workspace: Path):
+    """Give a checkout the shared DVC remote and a cache of its own.
+
+    Args:
+        root: Where the settings are.
+        workspace: A checkout.
+    """
     state, remote = settings(root).paths.state, settings(root).apart.remote
     if not remote:
         raise WorkbookError(
@@ -93,10 +99,12 @@ def point_dvc(
     (workspace / ".dvc/config.local").write_text("\n".join(lines) + "\n")
 
 
-def fetch_ledger(
-    workspace: Path,  # pointed at the shared remote
-):
-    "The ledger of the data set: from the remote that travels with the code, or else from the shared one."
+def fetch_ledger(workspace: Path):
+    """The ledger of the data set: from the remote that travels with the code, or else from the shared one.
+
+    Args:
+        workspace: Pointed at the shared remote.
+    """
     from configparser import ConfigParser
 
     if not (
@@ -120,12 +128,14 @@ def fetch_ledger(
 BUILT_FROM = "HOUSEMLOPS_COMMIT"  # variable of an image: the commit that it holds
 
 
-def make_ready(
-    root: Path,  # where the settings are
-    workspace: Path,  # made; must not exist
-    conf: dict,  # of the run: workspace, as_of, commit, branch, uncommitted
-):
-    "A checkout in which a stage of a run can work."
+def make_ready(root: Path, workspace: Path, conf: dict):
+    """A checkout in which a stage of a run can work.
+
+    Args:
+        root: Where the settings are.
+        workspace: Made; must not exist.
+        conf: Of the run: workspace, as_of, commit, branch, uncommitted.
+    """
     source = settings(root).apart.code
     commit = (
         conf.get("commit")
@@ -152,11 +162,16 @@ def make_ready(
 
 
 @contextlib.contextmanager
-def empty_folder(
-    home: Path,  # of such folders
-    stage: str,  # its name
-) -> Iterator[Path]:  # does not exist yet
-    "A folder for one task, removed after it; what killed tasks left is removed, too."
+def empty_folder(home: Path, stage: str) -> Iterator[Path]:
+    """A folder for one task, removed after it; what killed tasks left is removed, too.
+
+    Args:
+        home: Of such folders.
+        stage: Its name.
+
+    Returns:
+        Does not exist yet.
+    """
     import psutil
 
     for left in home.glob("*-*"):

@@ -18,12 +18,14 @@ from housemlops.site.timeline_page import write_month_pages
 from housemlops.site.content import stamps, gather, all_pages, write_pages
 
 
-def sphinx(
-    folder: Path,  # holds `source` and `extra`
-    out: Path,  # receives the site
-    root: Path,  # repository
-):
-    "Let Sphinx make the site; its first warning becomes the error."
+def sphinx(folder: Path, out: Path, root: Path):
+    """Let Sphinx make the site; its first warning becomes the error.
+
+    Args:
+        folder: Holds `source` and `extra`.
+        out: Receives the site.
+        root: Repository.
+    """
     import housemlops
 
     code = os.pathsep.join([str(root), str(Path(housemlops.__file__).parents[1])])
@@ -56,11 +58,16 @@ def sphinx(
         raise WorkbookError(f"The site was not built, because Sphinx warns:\n{said}")
 
 
-def fingerprint(
-    folder: Path,  # staged pages
-    root: Path,  # repository
-) -> str:  # SHA-256
-    "What the site is made from, as one hash."
+def fingerprint(folder: Path, root: Path) -> str:
+    """What the site is made from, as one hash.
+
+    Args:
+        folder: Staged pages.
+        root: Repository.
+
+    Returns:
+        SHA-256.
+    """
     for path in [*root.glob("housemlops/*.py"), *root.glob("nbs/site/**/*")]:
         if path.is_file() and "__pycache__" not in path.parts:
             copy = folder / "sources" / path.relative_to(root)
@@ -70,15 +77,20 @@ def fingerprint(
 
 
 def build_docs(
-    out: Path
-    | str
-    | None = None,  # the site; `site` in the state folder when not given
-    run: Path
-    | str
-    | None = None,  # workspace of a finished run; the latest when not given
-    root: Path | str | None = None,  # repository; found when not given
-) -> Path:  # the site; open its index.html
-    "Build the documentation site, unless it is up to date."
+    out: Path | str | None = None,
+    run: Path | str | None = None,
+    root: Path | str | None = None,
+) -> Path:
+    """Build the documentation site, unless it is up to date.
+
+    Args:
+        out: The site; `site` in the state folder when not given.
+        run: Workspace of a finished run; the latest when not given.
+        root: Repository; found when not given.
+
+    Returns:
+        The site; open its index.html.
+    """
     root = Path(root or repo_root()).resolve()
     state = settings(root).paths.state
     site, run = Path(out or state / "site").resolve(), Path(run or state / "latest")

@@ -37,10 +37,15 @@ from housemlops.site.pages import (
 )
 
 
-def run_pages(
-    run: Path,  # workspace of a finished run
-) -> dict[str, Path]:  # name on the site -> file of the run
-    "The HTML pages that a run left behind: executed notebooks and reports of its stages."
+def run_pages(run: Path) -> dict[str, Path]:
+    """The HTML pages that a run left behind: executed notebooks and reports of its stages.
+
+    Args:
+        run: Workspace of a finished run.
+
+    Returns:
+        Name on the site -> file of the run.
+    """
     executed = {
         f"latest/{path.name}": path for path in sorted(run.glob("reports/*.html"))
     }
@@ -50,21 +55,31 @@ def run_pages(
     }
 
 
-def size_note(
-    path: Path,  # a file
-) -> str:  # empty below a megabyte
-    "The size of a file that a reader should know before opening it."
+def size_note(path: Path) -> str:
+    """The size of a file that a reader should know before opening it.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Empty below a megabyte.
+    """
     size = path.stat().st_size / 1e6
     return f" ({size:.1f} MB)" if size > 1 else ""
 
 
-def links_line(
-    name: str,  # of a notebook
-    root: Path,  # repository
-    pages: dict[str, Path],  # of the latest run
-    as_of: str,  # month of the latest run
-) -> str:  # markdown
-    "Where else a page's subject can be found."
+def links_line(name: str, root: Path, pages: dict[str, Path], as_of: str) -> str:
+    """Where else a page's subject can be found.
+
+    Args:
+        name: Of a notebook.
+        root: Repository.
+        pages: Of the latest run.
+        as_of: Month of the latest run.
+
+    Returns:
+        Markdown.
+    """
     up = "../" * name.count("/")
     links = [f"[notebook](path:{up}files/nbs/{name}.ipynb)"]
     if up:
@@ -86,10 +101,15 @@ def links_line(
     return ":::{container} page-links\n" + " · ".join(links) + "\n:::"
 
 
-def histories(
-    state: Path,  # state folder
-) -> dict[str, Path]:  # name on the site -> history folder
-    "The histories that have a month."
+def histories(state: Path) -> dict[str, Path]:
+    """The histories that have a month.
+
+    Args:
+        state: State folder.
+
+    Returns:
+        Name on the site -> history folder.
+    """
     return {
         name: path
         for name, path in {
@@ -100,10 +120,15 @@ def histories(
     }
 
 
-def stamps(
-    folders: dict[str, Path],  # of `histories`
-) -> str:  # a line for each file
-    "Names, sizes and times of the files of the histories."
+def stamps(folders: dict[str, Path]) -> str:
+    """Names, sizes and times of the files of the histories.
+
+    Args:
+        folders: Of `histories`.
+
+    Returns:
+        A line for each file.
+    """
     files = [
         (name, path.relative_to(folder).as_posix(), path.stat())
         for name, folder in folders.items()
@@ -116,11 +141,16 @@ def stamps(
     )
 
 
-def gather(
-    root: Path,  # repository
-    run: Path,  # workspace of the latest run; need not exist
-) -> dict:  # everything that the pages show
-    "What the pages are made from."
+def gather(root: Path, run: Path) -> dict:
+    """What the pages are made from.
+
+    Args:
+        root: Repository.
+        run: Workspace of the latest run; need not exist.
+
+    Returns:
+        Everything that the pages show.
+    """
     stages, groups, facts, state = (
         lifecycle(root),
         room_groups(root),
@@ -176,13 +206,17 @@ def gather(
     }
 
 
-def table_after(
-    text: str,  # markdown
-    words: str,  # which stand before the table
-) -> (
-    str
-):  # markdown, empty when there is none below these words and above the next heading
-    "The first table after some words."
+def table_after(text: str, words: str) -> str:
+    """The first table after some words.
+
+    Args:
+        text: Markdown.
+        words: Which stand before the table.
+
+    Returns:
+        Markdown, empty when there is none below these words and above the next
+            heading.
+    """
     below = re.split(r"\n##? ", text.partition(words)[2])[0]
     return "\n".join(
         next(
@@ -191,10 +225,15 @@ def table_after(
     )
 
 
-def helpers(
-    house: dict,  # what `gather` found
-) -> dict[str, Callable]:  # name in a template -> function
-    "What a page can ask for: a link to a room, a test that proves a claim, a table of the README, its rows."
+def helpers(house: dict) -> dict[str, Callable]:
+    """What a page can ask for: a link to a room, a test that proves a claim, a table of the README, its rows.
+
+    Args:
+        house: What `gather` found.
+
+    Returns:
+        Name in a template -> function.
+    """
     root, about = house["root"], house["about"]
 
     def room(name):
@@ -229,11 +268,16 @@ def helpers(
     }
 
 
-def notebook_page(
-    name: str,  # of a notebook
-    house: dict,  # what `gather` found
-) -> str:  # JSON of the page
-    "The page of a notebook."
+def notebook_page(name: str, house: dict) -> str:
+    """The page of a notebook.
+
+    Args:
+        name: Of a notebook.
+        house: What `gather` found.
+
+    Returns:
+        JSON of the page.
+    """
     root, notebook = house["root"], house["notebooks"][name]
 
     def prose(text):
@@ -271,11 +315,16 @@ def notebook_page(
     )
 
 
-def page_table(
-    pages: dict[str, tuple[str, str]],  # file name -> title and summary
-    titled: bool = False,  # call the pages by their titles, not by their names
-) -> str:  # markdown
-    "A list of pages, and the part of the menu and of the reading order that they make."
+def page_table(pages: dict[str, tuple[str, str]], titled: bool = False) -> str:
+    """A list of pages, and the part of the menu and of the reading order that they make.
+
+    Args:
+        pages: File name -> title and summary.
+        titled: Call the pages by their titles, not by their names.
+
+    Returns:
+        Markdown.
+    """
     short = {name: Path(name).stem for name in pages}
     rows = [
         f"| [{title}]({name}) | {summary} |"
@@ -294,26 +343,41 @@ def page_table(
     )
 
 
-def api_page(
-    name: str,  # of a module
-    title: str,  # of its notebook
-) -> str:  # markdown
-    "The reference page of a module."
+def api_page(name: str, title: str) -> str:
+    """The reference page of a module.
+
+    Args:
+        name: Of a module.
+        title: Of its notebook.
+
+    Returns:
+        Markdown.
+    """
     words = f"Exported from the notebook [{title}](../{name}.ipynb), where each function is developed and tested."
     return f"# housemlops.{name}\n\n{words}\n\n```{{eval-rst}}\n.. automodule:: housemlops.{name}\n```\n"
 
 
-def inlined(
-    path: Path,  # a picture; need not exist
-) -> str:  # SVG, empty when there is none
-    "A committed picture, to be put into a page."
+def inlined(path: Path) -> str:
+    """A committed picture, to be put into a page.
+
+    Args:
+        path: A picture; need not exist.
+
+    Returns:
+        SVG, empty when there is none.
+    """
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def all_pages(
-    house: dict,  # what `gather` found
-) -> dict[str, str]:  # file name -> content
-    "Every page of the site as text."
+def all_pages(house: dict) -> dict[str, str]:
+    """Every page of the site as text.
+
+    Args:
+        house: What `gather` found.
+
+    Returns:
+        File name -> content.
+    """
     root, about = house["root"], house["about"]
     data = root / "data/README.md"
     words = (
@@ -367,12 +431,16 @@ def all_pages(
 
 
 def write_pages(
-    pages: dict[str, str],  # file name -> content
-    reports: dict[str, Path],  # name on the site -> file of the run
-    folder: Path,  # receives `source` and `extra`
-    root: Path,  # repository
+    pages: dict[str, str], reports: dict[str, Path], folder: Path, root: Path
 ):
-    "Write the sources of the site, the files they link to and the reports of the run."
+    """Write the sources of the site, the files they link to and the reports of the run.
+
+    Args:
+        pages: File name -> content.
+        reports: Name on the site -> file of the run.
+        folder: Receives `source` and `extra`.
+        root: Repository.
+    """
     copied = sorted(
         {
             name

@@ -23,10 +23,15 @@ OPEN_SOURCE = re.compile(
 )
 
 
-def licence_statements(
-    package: metadata.Distribution,  # installed
-) -> list[str]:  # the most precise first
-    "Where a package speaks of its licence."
+def licence_statements(package: metadata.Distribution) -> list[str]:
+    """Where a package speaks of its licence.
+
+    Args:
+        package: Installed.
+
+    Returns:
+        The most precise first.
+    """
     said = package.metadata
     classifiers = [
         line.split(" :: ")[-1]
@@ -51,10 +56,15 @@ def licence_statements(
     ]
 
 
-def licence(
-    statements: Iterable[str],  # of one package
-) -> str:  # empty when none is known as open source
-    "The first open-source licence that is stated."
+def licence(statements: Iterable[str]) -> str:
+    """The first open-source licence that is stated.
+
+    Args:
+        statements: Of one package.
+
+    Returns:
+        Empty when none is known as open source.
+    """
     named = next((text for text in statements if OPEN_SOURCE.search(text)), "")
     return (
         named
@@ -65,10 +75,15 @@ def licence(
     )
 
 
-def tools(
-    root: Path,  # repository
-) -> list[dict[str, str]]:  # name, version, licence, summary
-    "The packages that the dependency groups of pyproject.toml ask for and that are installed."
+def tools(root: Path) -> list[dict[str, str]]:
+    """The packages that the dependency groups of pyproject.toml ask for and that are installed.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Name, version, licence, summary.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     lines = [line for group in project["dependency-groups"].values() for line in group]
     names = {
@@ -91,10 +106,12 @@ def tools(
     ]
 
 
-def unlicensed() -> tuple[
-    int, list[str]
-]:  # packages installed; those without an open-source licence
-    "Count the packages of the environment, and name those that state no open-source licence."
+def unlicensed() -> tuple[int, list[str]]:
+    """Count the packages of the environment, and name those that state no open-source licence.
+
+    Returns:
+        Packages installed; those without an open-source licence.
+    """
     packages = {
         package.metadata["Name"]: package for package in metadata.distributions()
     }
@@ -105,10 +122,15 @@ def unlicensed() -> tuple[
     )
 
 
-def read_run(
-    run: Path,  # workspace of a finished run; need not exist
-) -> dict:  # what it left behind
-    "The facts of a run."
+def read_run(run: Path) -> dict:
+    """The facts of a run.
+
+    Args:
+        run: Workspace of a finished run; need not exist.
+
+    Returns:
+        What it left behind.
+    """
     build, model, params = (
         run / "build",
         run / "build/train/model",
@@ -140,10 +162,15 @@ def read_run(
     }
 
 
-def handovers(
-    lock: dict[str, dict],  # stages of dvc.lock
-) -> list[tuple[str, str, str, bool]]:  # writer, reader, path, same hash
-    "Every file that one stage wrote and another read, with whether the hashes agree."
+def handovers(lock: dict[str, dict]) -> list[tuple[str, str, str, bool]]:
+    """Every file that one stage wrote and another read, with whether the hashes agree.
+
+    Args:
+        lock: Stages of dvc.lock.
+
+    Returns:
+        Writer, reader, path, same hash.
+    """
     wrote = {
         out["path"]: (name, out.get("md5"))
         for name, stage in lock.items()
@@ -162,34 +189,55 @@ def handovers(
     ]
 
 
-def released(
-    state: Path,  # state folder
-) -> dict:  # model_sha256, version, data_md5 and more; empty when nothing is served
-    "What the live release of the server says of itself."
+def released(state: Path) -> dict:
+    """What the live release of the server says of itself.
+
+    Args:
+        state: State folder.
+
+    Returns:
+        model_sha256, version, data_md5 and more; empty when nothing is served.
+    """
     return read_optional_json(state / "serve/current/model/release.json")
 
 
-def decided(
-    log: Path,  # promotion log; need not exist
-    model: str | None,  # registered name
-) -> list[dict]:  # newest first
-    "What the promotion log says of a model."
+def decided(log: Path, model: str | None) -> list[dict]:
+    """What the promotion log says of a model.
+
+    Args:
+        log: Promotion log; need not exist.
+        model: Registered name.
+
+    Returns:
+        Newest first.
+    """
     return [
         entry for entry in reversed(read_promotions(log)) if entry["model"] == model
     ]
 
 
-def same(*hashes: str | None) -> bool | None:  # nothing when one is missing
-    "Whether all hashes are the same."
+def same(*hashes: str | None) -> bool | None:
+    """Whether all hashes are the same.
+
+    Returns:
+        Nothing when one is missing.
+    """
     return len(set(hashes)) == 1 if all(hashes) else None
 
 
 def deploy_claims(
-    facts: dict,  # of a run
-    stages: Iterable[str],  # of dvc.yaml
-    release: dict,  # what the server holds
-) -> list[tuple[str, bool | None]]:  # sentence and judgement
-    "The model moves, and it is always the same model."
+    facts: dict, stages: Iterable[str], release: dict
+) -> list[tuple[str, bool | None]]:
+    """The model moves, and it is always the same model.
+
+    Args:
+        facts: Of a run.
+        stages: Of dvc.yaml.
+        release: What the server holds.
+
+    Returns:
+        Sentence and judgement.
+    """
     receipt, sha, served = (
         facts["receipt"],
         facts["model_sha256"],
@@ -220,11 +268,16 @@ def deploy_claims(
     ]
 
 
-def together_claims(
-    facts: dict,  # of a run
-    release: dict,  # what the server holds
-) -> list[tuple[str, bool | None]]:  # sentence and judgement
-    "What one component hands over is what the next one gets."
+def together_claims(facts: dict, release: dict) -> list[tuple[str, bool | None]]:
+    """What one component hands over is what the next one gets.
+
+    Args:
+        facts: Of a run.
+        release: What the server holds.
+
+    Returns:
+        Sentence and judgement.
+    """
     agree, ledger, verdict = (
         [hand[3] for hand in handovers(facts["lock"])],
         facts["data_md5"],
@@ -252,13 +305,18 @@ def together_claims(
 
 
 def claims(
-    facts: dict,  # of a run
-    stages: Iterable[str],  # of dvc.yaml
-    release: dict,  # what the server holds
-) -> dict[
-    str, list[tuple[str, bool | None]]
-]:  # topic -> sentence and judgement; empty before the first run
-    "What is claimed of the pipeline, judged by the facts of a run."
+    facts: dict, stages: Iterable[str], release: dict
+) -> dict[str, list[tuple[str, bool | None]]]:
+    """What is claimed of the pipeline, judged by the facts of a run.
+
+    Args:
+        facts: Of a run.
+        stages: Of dvc.yaml.
+        release: What the server holds.
+
+    Returns:
+        Topic -> sentence and judgement; empty before the first run.
+    """
     if not facts["lock"]:
         return {}
     return {
@@ -267,10 +325,15 @@ def claims(
     }
 
 
-def cards(
-    facts: dict,  # of a run
-) -> list[tuple[str, str, str]]:  # label, value, note
-    "The figures of the latest run, for the home page."
+def cards(facts: dict) -> list[tuple[str, str, str]]:
+    """The figures of the latest run, for the home page.
+
+    Args:
+        facts: Of a run.
+
+    Returns:
+        Label, value, note.
+    """
     metrics, receipt, verdict = (
         facts[name] for name in ("metrics", "receipt", "verdict")
     )

@@ -16,11 +16,16 @@ while not hasattr(outer, "openapi"): outer = outer.app
 print(json.dumps(outer.openapi()))"""
 
 
-def interface(
-    server: Path,  # folder of a generated server; need not exist
-    kept: Path,  # folder in which descriptions are kept
-) -> dict:  # OpenAPI; empty when there is no server that answers
-    "What a generated server says of its routes."
+def interface(server: Path, kept: Path) -> dict:
+    """What a generated server says of its routes.
+
+    Args:
+        server: Folder of a generated server; need not exist.
+        kept: Folder in which descriptions are kept.
+
+    Returns:
+        OpenAPI; empty when there is no server that answers.
+    """
     if not (server / "model").is_dir():
         return {}
     path = kept / f"{folder_sha256(server)[:12]}.json"
@@ -44,10 +49,15 @@ def interface(
     return read_optional_json(path)
 
 
-def schema_type(
-    schema: dict,  # of OpenAPI
-) -> str:  # for people
-    "The type that a schema asks for."
+def schema_type(schema: dict) -> str:
+    """The type that a schema asks for.
+
+    Args:
+        schema: Of OpenAPI.
+
+    Returns:
+        For people.
+    """
     if name := schema.get("$ref", "").rpartition("/")[2]:
         return f"[{name}](#{name.lower()})"
     choices = schema.get("anyOf") or schema.get("oneOf")
@@ -62,10 +72,15 @@ def schema_type(
     )
 
 
-def schema_limits(
-    schema: dict,  # of OpenAPI
-) -> str:  # for people
-    "Which values a schema allows."
+def schema_limits(schema: dict) -> str:
+    """Which values a schema allows.
+
+    Args:
+        schema: Of OpenAPI.
+
+    Returns:
+        For people.
+    """
     if choices := schema.get("anyOf"):
         return "; ".join(filter(None, map(schema_limits, choices)))
     ends = [
@@ -81,12 +96,15 @@ def schema_limits(
     return ", ".join(map(str, schema.get("enum", ()))) or " ".join(ends)
 
 
-def field_rows(
-    schema: dict,  # of an object, in OpenAPI
-) -> list[
-    tuple[str, str, str, str, bool]
-]:  # name, type, allowed values, meaning, whether it must be given
-    "The fields of an object, as rows of a table."
+def field_rows(schema: dict) -> list[tuple[str, str, str, str, bool]]:
+    """The fields of an object, as rows of a table.
+
+    Args:
+        schema: Of an object, in OpenAPI.
+
+    Returns:
+        Name, type, allowed values, meaning, whether it must be given.
+    """
 
     def plain(text):
         return str(text).replace("|", "\\|").replace("\n", " ")
@@ -104,10 +122,15 @@ def field_rows(
     ]
 
 
-def routes(
-    described: dict,  # OpenAPI
-) -> list[dict[str, str]]:  # method, path, summary, asks, answers
-    "The routes of a server, as rows of a table."
+def routes(described: dict) -> list[dict[str, str]]:
+    """The routes of a server, as rows of a table.
+
+    Args:
+        described: OpenAPI.
+
+    Returns:
+        Method, path, summary, asks, answers.
+    """
 
     def content(part):
         return next(

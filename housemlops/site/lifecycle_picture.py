@@ -11,10 +11,15 @@ from housemlops.settings import (
 from housemlops.site.templates import fill
 
 
-def lifecycle(
-    root: Path,  # repository
-) -> dict[str, dict]:  # stage -> its entry in dvc.yaml, in the order of running
-    "The stages of dvc.yaml, each after those it waits for."
+def lifecycle(root: Path) -> dict[str, dict]:
+    """The stages of dvc.yaml, each after those it waits for.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Stage -> its entry in dvc.yaml, in the order of running.
+    """
     stages = pipeline(root)
     return {name: stages[name] for name in graph(stages)}
 
@@ -25,11 +30,16 @@ ROOM, GAP = (
 )  # width of a room and of the door beside it, in units of the drawing
 
 
-def beams(
-    needs: dict[str, list[str]],  # stage -> stages it reads, in order of running
-    floor: int,  # y of the ceiling of the rooms
-) -> list[dict]:  # path, x of its arrow head, title
-    "The arcs from a room to those further on that read from it."
+def beams(needs: dict[str, list[str]], floor: int) -> list[dict]:
+    """The arcs from a room to those further on that read from it.
+
+    Args:
+        needs: Stage -> stages it reads, in order of running.
+        floor: Y of the ceiling of the rooms.
+
+    Returns:
+        Path, x of its arrow head, title.
+    """
     order = list(needs)
     far = [
         (order.index(source), order.index(target))
@@ -53,10 +63,15 @@ def beams(
     return [beam(a, b) for a, b in far if b - a > 1]
 
 
-def room_lines(
-    stage: dict,  # its entry in dvc.yaml
-) -> list[str]:  # lines of at most 15 characters
-    "What a stage writes, in a few short lines."
+def room_lines(stage: dict) -> list[str]:
+    """What a stage writes, in a few short lines.
+
+    Args:
+        stage: Its entry in dvc.yaml.
+
+    Returns:
+        Lines of at most 15 characters.
+    """
     outs = [out for out in listed(stage.get("outs")) if not out.startswith("reports/")]
     words = stage.get("desc") or ", ".join(outs)
     return textwrap.wrap(
@@ -64,10 +79,15 @@ def room_lines(
     )
 
 
-def lifecycle_svg(
-    root: Path | None = None,  # repository; found when not given
-) -> str:  # an SVG element with light and dark colours
-    "Draw the lifecycle from dvc.yaml."
+def lifecycle_svg(root: Path | None = None) -> str:
+    """Draw the lifecycle from dvc.yaml.
+
+    Args:
+        root: Repository; found when not given.
+
+    Returns:
+        An SVG element with light and dark colours.
+    """
     root = Path(root or repo_root())
     stages = lifecycle(root)
     needs = graph(stages)
@@ -113,10 +133,15 @@ def lifecycle_svg(
     )
 
 
-def save_picture(
-    root: Path | None = None,  # repository; found when not given
-) -> Path:  # nbs/site/lifecycle.svg
-    "Draw the lifecycle again for the README."
+def save_picture(root: Path | None = None) -> Path:
+    """Draw the lifecycle again for the README.
+
+    Args:
+        root: Repository; found when not given.
+
+    Returns:
+        Nbs/site/lifecycle.svg.
+    """
     path = Path(root or repo_root()) / "nbs/site/lifecycle.svg"
     path.write_text(lifecycle_svg(root), encoding="utf-8")
     return path

@@ -1,6 +1,8 @@
 """Draw the modules of the package and their imports."""
 
 import ast
+import json
+import re
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,42 +15,85 @@ from housemlops.site.templates import fill
 from housemlops.site.lifecycle_picture import lifecycle
 
 
-def imported_rooms(
-    module: Path,  # a Python file
-) -> set[str]:  # names of modules of this package
-    "Rooms that a module imports, at its top or inside its functions."
-    nodes = [
-        node
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom)
-    ]
-    names = [
-        f"housemlops.{node.module}" if node.level else node.module
-        for node in nodes
-        if node.module
-    ]
-    return {name.split(".")[1] for name in names if name.startswith("housemlops.")}
+def imported_modules(code: str) -> set[str]:
+    """Modules of this package that Python code imports, at its top or inside functions.
+
+    Args:
+        code: Python, without IPython's magic commands.
+
+    Returns:
+        Their names without the package, such as `cluster.network`.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        name = f"housemlops.{node.module}" if node.level else node.module
+        if name.startswith("housemlops."):
+            names.add(name.removeprefix("housemlops."))
+    return names
 
 
-def room_imports(
-    root: Path,  # repository
-) -> dict[str, list[str]]:  # notebook -> notebooks whose modules it imports
-    "What each notebook but the index imports from the others."
-    names = {path.stem for path in (root / "nbs").glob("*.ipynb")} - {"index"}
-    modules = {name: root / f"housemlops/{name}.py" for name in sorted(names)}
-    return {
-        name: sorted(
-            (imported_rooms(module) if module.exists() else set()) & names - {name}
-        )
-        for name, module in modules.items()
+def notebook_code(path: Path) -> str:
+    """Join the code cells of a notebook, without magic commands.
+
+    Args:
+        path: An .ipynb file.
+    """
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return re.sub(r"(?m)^( *)[%!].*", r"\1pass", "\n".join(code))
+
+
+def notebook_imports(root: Path) -> dict[str, list[str]]:
+    """Find which notebooks each notebook but the index rests on.
+
+    A notebook that exports a module rests on what the module imports, a lesson on what its
+    cells import. Plain modules have no notebook: what they import counts instead.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Notebook -> notebooks whose modules it imports.
+    """
+    code = {
+        path.stem: notebook_code(path)
+        for path in sorted((root / "nbs").glob("*.ipynb"))
+        if path.stem != "index"
     }
+    exporting = {name for name in code if f"#| default_exp {name}" in code[name]}
+    package = root / "housemlops"
+
+    def follow(text: str, seen: set[str]) -> set[str]:
+        found = set()
+        for name in imported_modules(text) - seen:
+            seen.add(name)
+            module = package / f"{name.replace('.', '/')}.py"
+            if name in exporting:
+                found.add(name)
+            elif module.is_file():
+                found |= follow(module.read_text(encoding="utf-8"), seen)
+        return found
+
+    needs = {}
+    for name, text in code.items():
+        if name in exporting:
+            text = (package / f"{name}.py").read_text(encoding="utf-8")
+        needs[name] = sorted(follow(text, set()) - {name})
+    return needs
 
 
-def beneath(
-    needs: dict[str, list[str]],  # from `room_imports`
-    rooms: Iterable[str],  # to begin with
-) -> set[str]:  # these rooms, and all that they rest on
-    "Follow imports down to the ground."
+def beneath(needs: dict[str, list[str]], rooms: Iterable[str]) -> set[str]:
+    """Follow imports down to the ground.
+
+    Args:
+        needs: From `notebook_imports`.
+        rooms: To begin with.
+
+    Returns:
+        These rooms, and all that they rest on.
+    """
     found, ahead = set(), list(rooms)
     while ahead:
         if (room := ahead.pop()) in found or room not in needs:
@@ -65,11 +110,16 @@ GROUPS = (
 )
 
 
-def room_groups(
-    root: Path,  # repository
-) -> dict[str, list[str]]:  # heading -> names of notebooks
-    "Notebooks that are no stage in their groups, each after those whose modules it imports."
-    stages, needs = lifecycle(root), room_imports(root)
+def room_groups(root: Path) -> dict[str, list[str]]:
+    """Notebooks that are no stage in their groups, each after those whose modules it imports.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Heading -> names of notebooks.
+    """
+    stages, needs = lifecycle(root), notebook_imports(root)
     try:
         order = [
             room
@@ -98,17 +148,27 @@ def room_groups(
     }
 
 
-def support_rooms(
-    root: Path,  # repository
-) -> list[str]:  # names of notebooks
-    "Notebooks that are no stage, in the order of reading."
+def support_rooms(root: Path) -> list[str]:
+    """Notebooks that are no stage, in the order of reading.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Names of notebooks.
+    """
     return [room for rooms in room_groups(root).values() for room in rooms]
 
 
-def reduced(
-    needs: dict[str, list[str]],  # without circles
-) -> dict[str, list[str]]:  # the same, without what follows from the rest
-    "Leave out the arrows that others imply."
+def reduced(needs: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Leave out the arrows that others imply.
+
+    Args:
+        needs: Without circles.
+
+    Returns:
+        The same, without what follows from the rest.
+    """
     return {
         room: [
             low
@@ -127,12 +187,16 @@ CELL, TALL, AISLE, STOREY = (
 )  # a room's width and height, the space beside it, from one row to the next
 
 
-def storeys(
-    root: Path,  # repository
-) -> list[
-    tuple[str, list[str]]
-]:  # heading, empty where a row continues the one below; rooms; from the ground up
-    "The rows of the picture."
+def storeys(root: Path) -> list[tuple[str, list[str]]]:
+    """The rows of the picture.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Heading, empty where a row continues the one below; rooms; from the ground
+            up.
+    """
     low, *high = room_groups(root).items()
     rows = []
     for title, rooms in [
@@ -151,13 +215,16 @@ def storeys(
     return rows
 
 
-def settled(
-    rows: list[list[str]],  # rooms, from the ground up
-    needs: dict[str, list[str]],  # from `reduced`
-) -> list[
-    list[str]
-]:  # the same rooms; from the third row on, each near those it rests on
-    "Order the upper rows so that fewer arrows cross."
+def settled(rows: list[list[str]], needs: dict[str, list[str]]) -> list[list[str]]:
+    """Order the upper rows so that fewer arrows cross.
+
+    Args:
+        rows: Rooms, from the ground up.
+        needs: From `reduced`.
+
+    Returns:
+        The same rooms; from the third row on, each near those it rests on.
+    """
     seat, done = {}, []
     for i, rooms in enumerate(rows):
 
@@ -176,12 +243,15 @@ def settled(
     return done
 
 
-def places(
-    rows: list[list[str]],  # rooms, from the ground up
-) -> dict[
-    str, tuple[float, float]
-]:  # room -> its upper left corner, in units of the drawing
-    "Where each room stands, every row in the middle."
+def places(rows: list[list[str]]) -> dict[str, tuple[float, float]]:
+    """Where each room stands, every row in the middle.
+
+    Args:
+        rows: Rooms, from the ground up.
+
+    Returns:
+        Room -> its upper left corner, in units of the drawing.
+    """
     width = max((len(rooms) for rooms in rows), default=0) * (CELL + AISLE)
     return {
         room: (
@@ -197,12 +267,19 @@ def places(
 
 
 def arrow(
-    low: tuple[float, float],  # corner of the room that is imported
-    high: tuple[float, float],  # corner of the room that imports
-    out: float,  # where on the upper edge of the one it leaves, 0 to 1
-    into: float,  # where on the lower edge of the other it arrives
-) -> str:  # path of an SVG
-    "From a room to one that is built on it: straight to its neighbour, over the heads of a row, or up."
+    low: tuple[float, float], high: tuple[float, float], out: float, into: float
+) -> str:
+    """From a room to one that is built on it: straight to its neighbour, over the heads of a row, or up.
+
+    Args:
+        low: Corner of the room that is imported.
+        high: Corner of the room that imports.
+        out: Where on the upper edge of the one it leaves, 0 to 1.
+        into: Where on the lower edge of the other it arrives.
+
+    Returns:
+        Path of an SVG.
+    """
     (x1, y1), (x2, y2) = low, high
     if y1 == y2 and 0 < x2 - x1 <= CELL + AISLE:
         return f"M{x1 + CELL:.0f} {y1 + TALL / 2:.0f}H{x2 - 3:.0f}"
@@ -212,12 +289,17 @@ def arrow(
     return f"M{a:.0f} {y1:.0f}C{a:.0f} {y1 - bend:.0f} {b:.0f} {y2 + TALL + bend:.0f} {b:.0f} {y2 + TALL + 3:.0f}"
 
 
-def house_svg(
-    root: Path | None = None,  # repository; found when not given
-) -> str:  # an SVG element with light and dark colours
-    "Draw all rooms, and what stands on what."
+def house_svg(root: Path | None = None) -> str:
+    """Draw all rooms, and what stands on what.
+
+    Args:
+        root: Repository; found when not given.
+
+    Returns:
+        An SVG element with light and dark colours.
+    """
     root = Path(root or repo_root())
-    needs = reduced(room_imports(root))
+    needs = reduced(notebook_imports(root))
     headings, rows = zip(*storeys(root))
     rows = settled(rows, needs)
     corner = places(rows)

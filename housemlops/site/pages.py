@@ -15,11 +15,16 @@ from pathlib import Path
 DIRECTIVE = re.compile(r"^#\s*\|\s*(\w+).*\n?", re.MULTILINE)
 
 
-def plot_words(
-    source: str,  # code that draws
-    heading: str,  # above it
-) -> str:  # alternative text
-    "What a plot is about: its heading, and the titles that are drawn into it."
+def plot_words(source: str, heading: str) -> str:
+    """What a plot is about: its heading, and the titles that are drawn into it.
+
+    Args:
+        source: Code that draws.
+        heading: Above it.
+
+    Returns:
+        Alternative text.
+    """
 
     def said(node):
         return "".join(
@@ -41,11 +46,18 @@ def plot_words(
 
 
 def page_cell(
-    cell: dict,  # of a notebook
-    prose: Callable[[str], str],  # what to do with text
-    heading: str = "",  # the last one above it
-) -> dict | None:  # the cell of the page, or nothing
-    "A cell as the site shows it: without directives, tagged when it is exported."
+    cell: dict, prose: Callable[[str], str], heading: str = ""
+) -> dict | None:
+    """A cell as the site shows it: without directives, tagged when it is exported.
+
+    Args:
+        cell: Of a notebook.
+        prose: What to do with text.
+        heading: The last one above it.
+
+    Returns:
+        The cell of the page, or nothing.
+    """
     if cell["cell_type"] != "code":
         return {**cell, "source": prose(cell["source"])}
     directives = set(DIRECTIVE.findall(cell["source"]))
@@ -66,10 +78,15 @@ def page_cell(
     }
 
 
-def exported_names(
-    root: Path,  # repository
-) -> dict[str, str]:  # name -> dotted name
-    "Every name that the package exports and that cannot be an ordinary word."
+def exported_names(root: Path) -> dict[str, str]:
+    """Every name that the package exports and that cannot be an ordinary word.
+
+    Args:
+        root: Repository.
+
+    Returns:
+        Name -> dotted name.
+    """
     found = {}
     for path in sorted((root / "housemlops").glob("[!_]*.py")):
         listed = re.search(
@@ -84,11 +101,16 @@ def exported_names(
     return found
 
 
-def link_names(
-    text: str,  # markdown
-    names: dict[str, str],  # name -> dotted name
-) -> str:  # markdown
-    "Turn an exported name in backticks into a link to its API entry; headings stay plain."
+def link_names(text: str, names: dict[str, str]) -> str:
+    """Turn an exported name in backticks into a link to its API entry; headings stay plain.
+
+    Args:
+        text: Markdown.
+        names: Name -> dotted name.
+
+    Returns:
+        Markdown.
+    """
 
     def link(match):
         return (
@@ -102,17 +124,27 @@ def link_names(
     )
 
 
-def site_anchor(
-    anchor: str,  # as JupyterLab writes it, with #, or empty
-) -> str:  # as the site writes it
-    "The anchor of a heading: lower case, letters, digits and hyphens."
+def site_anchor(anchor: str) -> str:
+    """The anchor of a heading: lower case, letters, digits and hyphens.
+
+    Args:
+        anchor: As JupyterLab writes it, with #, or empty.
+
+    Returns:
+        As the site writes it.
+    """
     return "#" + re.sub(r"[^\w-]", "", anchor).lower() if anchor else ""
 
 
-def site_target(
-    name: str,  # of a file, from the root of the repository
-) -> str:  # what the site offers in its place
-    "A page for a notebook and for the data page, a copy for any other file."
+def site_target(name: str) -> str:
+    """A page for a notebook and for the data page, a copy for any other file.
+
+    Args:
+        name: Of a file, from the root of the repository.
+
+    Returns:
+        What the site offers in its place.
+    """
     if name == "data/README.md":
         return "data.md"
     return (
@@ -122,12 +154,17 @@ def site_target(
     )
 
 
-def link_files(
-    text: str,  # markdown
-    folder: Path,  # where the text was written
-    root: Path,  # repository
-) -> str:  # markdown
-    "Point the links of a text at pages of the site, or at copies of files."
+def link_files(text: str, folder: Path, root: Path) -> str:
+    """Point the links of a text at pages of the site, or at copies of files.
+
+    Args:
+        text: Markdown.
+        folder: Where the text was written.
+        root: Repository.
+
+    Returns:
+        Markdown.
+    """
     up = (
         "../" * len(folder.relative_to(root / "nbs").parts)
         if folder.is_relative_to(root / "nbs")
@@ -151,19 +188,29 @@ def link_files(
     return re.sub(r"(?<!!)\[([^\]]*)\]\((?!\))([^)#\s]*)(#[^)\s]*)?\)", link, text)
 
 
-def inline_picture(
-    text: str,  # markdown
-    svg: str,  # the lifecycle
-) -> str:  # markdown with a block of HTML
-    "Replace a reference to the committed picture by the picture."
+def inline_picture(text: str, svg: str) -> str:
+    """Replace a reference to the committed picture by the picture.
+
+    Args:
+        text: Markdown.
+        svg: The lifecycle.
+
+    Returns:
+        Markdown with a block of HTML.
+    """
     figure = f'\n\n```{{raw}} html\n<div class="lifecycle-figure" tabindex="0">{svg}</div>\n```\n\n'
     return re.sub(r"!\[[^\]]*\]\(site/lifecycle\.svg\)", lambda match: figure, text)
 
 
-def title_and_summary(
-    notebook: dict,  # parsed JSON
-) -> tuple[str, str]:  # without the marks of markdown
-    "The title of a notebook and the sentence below it."
+def title_and_summary(notebook: dict) -> tuple[str, str]:
+    """The title of a notebook and the sentence below it.
+
+    Args:
+        notebook: Parsed JSON.
+
+    Returns:
+        Without the marks of markdown.
+    """
     text = "".join(notebook["cells"][0]["source"])
     title, summary = (
         re.search(mark, text, re.MULTILINE)
@@ -172,20 +219,30 @@ def title_and_summary(
     return title[1] if title else "", summary[1].replace("\n> ", " ") if summary else ""
 
 
-def read_notebook(
-    path: Path,  # an .ipynb file
-) -> dict:  # with every source as one string
-    "A notebook as its JSON says."
+def read_notebook(path: Path) -> dict:
+    """A notebook as its JSON says.
+
+    Args:
+        path: An .ipynb file.
+
+    Returns:
+        With every source as one string.
+    """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell["source"])
     return notebook
 
 
-def comments_by_line(
-    source: str,  # Python
-) -> dict[int, str]:  # line, from 1 -> comment
-    "The comments of a source text."
+def comments_by_line(source: str) -> dict[int, str]:
+    """The comments of a source text.
+
+    Args:
+        source: Python.
+
+    Returns:
+        Line, from 1 -> comment.
+    """
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {
         token.start[0]: token.string.lstrip("# ")
@@ -195,11 +252,16 @@ def comments_by_line(
 
 
 def written_arguments(
-    node: ast.FunctionDef | ast.ClassDef,  # definition
-) -> list[
-    tuple[str, ast.expr | None, ast.expr | None, int]
-]:  # name, type, default, line
-    "Arguments of a function, or annotated fields of a class."
+    node: ast.FunctionDef | ast.ClassDef,
+) -> list[tuple[str, ast.expr | None, ast.expr | None, int]]:
+    """Arguments of a function, or annotated fields of a class.
+
+    Args:
+        node: Definition.
+
+    Returns:
+        Name, type, default, line.
+    """
     if isinstance(node, ast.ClassDef):
         return [
             (field.target.id, field.annotation, field.value, field.end_lineno)
@@ -228,10 +290,15 @@ def written_arguments(
     ] + returned
 
 
-def docments_rows(
-    obj: object,  # function or class
-) -> list[tuple[str, str, str, str]]:  # name, type, default, meaning
-    "What the comments beside its parameters say of a function or class."
+def docments_rows(obj: object) -> list[tuple[str, str, str, str]]:
+    """What the comments beside its parameters say of a function or class.
+
+    Args:
+        obj: Function or class.
+
+    Returns:
+        Name, type, default, meaning.
+    """
     try:
         source = textwrap.dedent(inspect.getsource(obj))
     except (OSError, TypeError):
@@ -256,10 +323,15 @@ def docments_rows(
     ]
 
 
-def plain_rst(
-    lines: Iterable[str],  # of a docstring
-) -> list[str]:  # of reStructuredText
-    "Escape plain text for reStructuredText; names in backticks stay marked."
+def plain_rst(lines: Iterable[str]) -> list[str]:
+    """Escape plain text for reStructuredText; names in backticks stay marked.
+
+    Args:
+        lines: Of a docstring.
+
+    Returns:
+        Of reStructuredText.
+    """
 
     def line(text):
         return re.sub(
@@ -271,10 +343,15 @@ def plain_rst(
     return [line(text) for text in lines]
 
 
-def docments_table(
-    obj: object,  # function or class
-) -> list[str]:  # lines of reStructuredText, none when there is nothing to say
-    "The parameters of a function as a table of names, types, defaults and meanings."
+def docments_table(obj: object) -> list[str]:
+    """The parameters of a function as a table of names, types, defaults and meanings.
+
+    Args:
+        obj: Function or class.
+
+    Returns:
+        Lines of reStructuredText, none when there is nothing to say.
+    """
     rows = docments_rows(obj)
     if not rows:
         return []
@@ -303,11 +380,16 @@ def docments_table(
     ]
 
 
-def mathml(
-    formula: str,  # LaTeX
-    block: bool,  # on a line of its own
-) -> str:  # an element of MathML
-    "Translate a formula for browsers."
+def mathml(formula: str, block: bool) -> str:
+    """Translate a formula for browsers.
+
+    Args:
+        formula: LaTeX.
+        block: On a line of its own.
+
+    Returns:
+        An element of MathML.
+    """
     from docutils.utils.math.latex2mathml import tex2mathml
 
     text = tex2mathml(formula, as_block=block).replace("&ApplyFunction;", "\u2061")

@@ -4,13 +4,17 @@ import re
 from pathlib import Path
 
 
-def fill(
-    root: Path,  # repository
-    template: str,  # file in nbs/site
-    /,
-    **values,  # what the template names
-) -> str:  # filled in
-    "Fill in a template of the site."
+def fill(root: Path, template: str, /, **values) -> str:
+    """Fill in a template of the site.
+
+    Args:
+        root: Repository.
+        template: File in nbs/site.
+        **values: What the template names.
+
+    Returns:
+        Filled in.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     loader = FileSystemLoader(root / "nbs/site")
@@ -21,10 +25,15 @@ def fill(
     )
 
 
-def show_number(
-    value: float | int | list | None,  # a metric, or the two ends of a limit
-) -> str:  # for people
-    "A metric as people write it."
+def show_number(value: float | int | list | None) -> str:
+    """A metric as people write it.
+
+    Args:
+        value: A metric, or the two ends of a limit.
+
+    Returns:
+        For people.
+    """
     if isinstance(value, list):
         return " to ".join(map(show_number, value))
     if not isinstance(value, (int, float)):
@@ -34,18 +43,28 @@ def show_number(
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def percent(
-    share: float | None,  # 0 to 1
-) -> str:  # for people
-    "A share as people write it."
+def percent(share: float | None) -> str:
+    """A share as people write it.
+
+    Args:
+        share: 0 to 1.
+
+    Returns:
+        For people.
+    """
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def offline(
-    page: str,  # HTML
-    icon: str = "../_static/logo.svg",  # from the page; empty for none
-) -> str:  # HTML
-    "Take out what a page would load from another host, and give it an icon."
+def offline(page: str, icon: str = "../_static/logo.svg") -> str:
+    """Take out what a page would load from another host, and give it an icon.
+
+    Args:
+        page: HTML.
+        icon: From the page; empty for none.
+
+    Returns:
+        HTML.
+    """
     silent = re.sub(
         r"""(?is)<script[^>]*\ssrc=["']https?://[^>]*>\s*</script>|<link[^>]*\shref=["']https?://[^>]*>""",
         "",

@@ -26,11 +26,16 @@ from housemlops.site.templates import fill, show_number, percent, offline
 from housemlops.site.timeline_picture import history_svg
 
 
-def weighted(
-    months: list[dict],  # of `read_months`
-    name: str,  # mae or coverage
-) -> float | None:  # nothing before the first price is revealed
-    "The mean of a figure over all the sales whose price is known."
+def weighted(months: list[dict], name: str) -> float | None:
+    """The mean of a figure over all the sales whose price is known.
+
+    Args:
+        months: Of `read_months`.
+        name: Mae or coverage.
+
+    Returns:
+        Nothing before the first price is revealed.
+    """
     known = [
         (month["sales"]["labelled"], month["sales"][name])
         for month in months
@@ -43,10 +48,15 @@ def weighted(
     )
 
 
-def history_facts(
-    months: list[dict],  # of `read_months`
-) -> list[tuple[str, str, str]]:  # label, value, note
-    "The figures of a history, for the top of its page."
+def history_facts(months: list[dict]) -> list[tuple[str, str, str]]:
+    """The figures of a history, for the top of its page.
+
+    Args:
+        months: Of `read_months`.
+
+    Returns:
+        Label, value, note.
+    """
     verdicts, words = (
         [month["verdict"] for month in months if month["verdict"]],
         [outcome(month) for month in months],
@@ -101,10 +111,15 @@ def history_facts(
     ]
 
 
-def duel_sentence(
-    duel: dict | None,  # of the stage promote
-) -> str:  # empty when there was none
-    "How a challenger did against the champion."
+def duel_sentence(duel: dict | None) -> str:
+    """How a challenger did against the champion.
+
+    Args:
+        duel: Of the stage promote.
+
+    Returns:
+        Empty when there was none.
+    """
     if not duel:
         return ""
     return (
@@ -113,10 +128,15 @@ def duel_sentence(
     )
 
 
-def retraining_story(
-    month: dict,  # of `read_months`, with a retraining asked for
-) -> dict:  # month, outcome, title, why, lines
-    "A retraining in sentences."
+def retraining_story(month: dict) -> dict:
+    """A retraining in sentences.
+
+    Args:
+        month: Of `read_months`, with a retraining asked for.
+
+    Returns:
+        Month, outcome, title, why, lines.
+    """
     found, word = month["retraining"], outcome(month)
     reasons = (
         found.get("asked_for")
@@ -153,10 +173,15 @@ def retraining_story(
     }
 
 
-def first_champion(
-    note: dict,  # first.json of a replay; empty when there is none
-) -> str:  # empty when nothing is recorded
-    "How the champion of the first month became champion."
+def first_champion(note: dict) -> str:
+    """How the champion of the first month became champion.
+
+    Args:
+        note: first.json of a replay; empty when there is none.
+
+    Returns:
+        Empty when nothing is recorded.
+    """
     if not note:
         return ""
     despite = (
@@ -177,12 +202,19 @@ document.currentScript.before(block)}"""  # a block of data as a program that pu
 
 
 def share_blocks(
-    page: str,  # HTML
-    shared: dict[str, str],  # file name -> content; receives the blocks
-    folder: str,  # of the shared files, as seen from the page
-    least: int = 10_000,  # characters
-) -> str:  # HTML
-    "Move large styles and scripts to files that many pages share."
+    page: str, shared: dict[str, str], folder: str, least: int = 10_000
+) -> str:
+    """Move large styles and scripts to files that many pages share.
+
+    Args:
+        page: HTML.
+        shared: File name -> content; receives the blocks.
+        folder: Of the shared files, as seen from the page.
+        least: Characters.
+
+    Returns:
+        HTML.
+    """
 
     def move(match):
         kind, form, mark, content = match.groups()
@@ -211,12 +243,16 @@ def share_blocks(
 CARD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{style}</style></head><body class="plain"><main>{body}</main></body></html>'
 
 
-def card_page(
-    text: str,  # Markdown
-    title: str,
-    style: str,  # CSS
-) -> str:  # HTML
-    "A model card as a page."
+def card_page(text: str, title: str, style: str) -> str:
+    """A model card as a page.
+
+    Args:
+        text: Markdown.
+        style: CSS.
+
+    Returns:
+        HTML.
+    """
     from markdown_it import MarkdownIt
 
     return CARD.format(
@@ -227,11 +263,17 @@ def card_page(
 
 
 def month_pages(
-    history: Path,  # one folder a month
-    month: str,
-    stages: Iterable[str] = (),  # in the order of running
-) -> dict[str, Path]:  # name beside the page -> file of the month
-    "The pages that a month left: reports, then the executed notebooks; below them those of a retraining, with its model card."
+    history: Path, month: str, stages: Iterable[str] = ()
+) -> dict[str, Path]:
+    """The pages that a month left: reports, then the executed notebooks; below them those of a retraining, with its model card.
+
+    Args:
+        history: One folder a month.
+        stages: In the order of running.
+
+    Returns:
+        Name beside the page -> file of the month.
+    """
     folder, order = Path(history) / month, list(stages)
 
     def place(path):
@@ -251,13 +293,17 @@ def month_pages(
 
 
 def write_month_pages(
-    history: Path,  # one folder a month
-    months: list[dict],  # of `read_months`
-    out: Path,  # receives the copies, and the blocks that they share
-    style: str,  # CSS of the cards
-    icon: str = "",  # from `out`; empty for none
+    history: Path, months: list[dict], out: Path, style: str, icon: str = ""
 ) -> None:
-    "Copy the pages of the months, small and silent."
+    """Copy the pages of the months, small and silent.
+
+    Args:
+        history: One folder a month.
+        months: Of `read_months`.
+        out: Receives the copies, and the blocks that they share.
+        style: CSS of the cards.
+        icon: From `out`; empty for none.
+    """
     shared: dict[str, str] = {}
     for month in months:
         for name, path in month_pages(history, month["month"]).items():
@@ -277,10 +323,12 @@ def write_month_pages(
         (out / f"shared/{name}").write_text(content, encoding="utf-8")
 
 
-def mlflow_address(
-    chosen: Settings,
-) -> str:  # http://…
-    "Where MLflow's pages are while the house is up."
+def mlflow_address(chosen: Settings) -> str:
+    """Where MLflow's pages are while the house is up.
+
+    Returns:
+        Http://…
+    """
     return (
         chosen.mlflow.tracking_uri.rstrip("/")
         if chosen.mlflow.tracking_uri.startswith("http")
@@ -288,11 +336,16 @@ def mlflow_address(
     )
 
 
-def mlflow_links(
-    month: dict,  # of `read_months`
-    address: str,  # of MLflow
-) -> list[tuple[str, str]]:  # stage, address of its run
-    "The MLflow runs of a month and of its retraining."
+def mlflow_links(month: dict, address: str) -> list[tuple[str, str]]:
+    """The MLflow runs of a month and of its retraining.
+
+    Args:
+        month: Of `read_months`.
+        address: Of MLflow.
+
+    Returns:
+        Stage, address of its run.
+    """
     runs = {
         **(month["run"].get("mlflow") or {}),
         **(month["retraining"].get("mlflow") or {}),
@@ -305,12 +358,19 @@ def mlflow_links(
 
 
 def table_rows(
-    history: Path,  # one folder a month
-    months: list[dict],  # of `read_months`
-    address: str,  # of MLflow
-    stages: Iterable[str] = (),  # in the order of running
-) -> list[dict]:  # what the template writes
-    "The rows of the table."
+    history: Path, months: list[dict], address: str, stages: Iterable[str] = ()
+) -> list[dict]:
+    """The rows of the table.
+
+    Args:
+        history: One folder a month.
+        months: Of `read_months`.
+        address: Of MLflow.
+        stages: In the order of running.
+
+    Returns:
+        What the template writes.
+    """
 
     def row(month):
         verdict, sales, pages = (
@@ -356,14 +416,26 @@ def table_rows(
 
 
 def history_body(
-    history: Path,  # one folder a month
-    months: list[dict],  # of `read_months`, at least one
-    root: Path,  # repository
-    prefix: str = "",  # of the links to the pages of a month
-    mark: str = "",  # before each anchor, where a page shows more than one history
-    level: int = 2,  # of its headings
-) -> str:  # HTML
-    "Figures, picture, retrainings and table."
+    history: Path,
+    months: list[dict],
+    root: Path,
+    prefix: str = "",
+    mark: str = "",
+    level: int = 2,
+) -> str:
+    """Figures, picture, retrainings and table.
+
+    Args:
+        history: One folder a month.
+        months: Of `read_months`, at least one.
+        root: Repository.
+        prefix: Of the links to the pages of a month.
+        mark: Before each anchor, where a page shows more than one history.
+        level: Of its headings.
+
+    Returns:
+        HTML.
+    """
     stories = [retraining_story(month) for month in months if outcome(month)]
     return fill(
         root,
@@ -390,12 +462,17 @@ def history_body(
     )
 
 
-def write_history(
-    history: Path,  # one folder a month
-    out: Path,  # folder that is made, or replaced as a whole
-    root: Path | None = None,  # repository; found when not given
-) -> Path:  # the page, `index.html` in that folder
-    "Write the page of the months, with copies of all that it links to."
+def write_history(history: Path, out: Path, root: Path | None = None) -> Path:
+    """Write the page of the months, with copies of all that it links to.
+
+    Args:
+        history: One folder a month.
+        out: Folder that is made, or replaced as a whole.
+        root: Repository; found when not given.
+
+    Returns:
+        The page, `index.html` in that folder.
+    """
     root, history, months = (
         Path(root or repo_root()),
         Path(history),

@@ -10,12 +10,15 @@ from housemlops.operations.timeline import read_months, SIGNS, judgement, outcom
 from housemlops.site.templates import fill, show_number, percent
 
 
-def ticks(
-    low: float,
-    high: float,
-    most: int = 5,  # ticks
-) -> list[float]:  # round numbers from low to high
-    "Round tick marks within a range."
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round tick marks within a range.
+
+    Args:
+        most: Ticks.
+
+    Returns:
+        Round numbers from low to high.
+    """
     rough = (high - low) / most
     step = next(
         factor * 10.0 ** math.floor(math.log10(rough))
@@ -31,21 +34,33 @@ def ticks(
 
 
 def scale(
-    low: float,  # value at the bottom
-    high: float,  # value at the top
-    top: float,  # place
-    height: float,  # places between
-) -> Callable[[float], float]:  # value -> place
-    "Where a value is drawn; values outside are drawn at the edge."
+    low: float, high: float, top: float, height: float
+) -> Callable[[float], float]:
+    """Where a value is drawn; values outside are drawn at the edge.
+
+    Args:
+        low: Value at the bottom.
+        high: Value at the top.
+        top: Place.
+        height: Places between.
+
+    Returns:
+        Value -> place.
+    """
     return lambda value: round(
         top + height * (1 - (min(max(value, low), high) - low) / (high - low)), 1
     )
 
 
-def runs_of(
-    points: list[tuple | None],  # nothing where unknown
-) -> list[list[tuple]]:  # the unbroken pieces
-    "Split points at the gaps."
+def runs_of(points: list[tuple | None]) -> list[list[tuple]]:
+    """Split points at the gaps.
+
+    Args:
+        points: Nothing where unknown.
+
+    Returns:
+        The unbroken pieces.
+    """
     pieces = [[]]
     for point in points:
         if point is not None:
@@ -55,10 +70,15 @@ def runs_of(
     return [piece for piece in pieces if piece]
 
 
-def line(
-    points: list[tuple[float, float] | None],  # x, y
-) -> str:  # path of SVG
-    "A line through points, broken at the gaps; a lone point is a short dash."
+def line(points: list[tuple[float, float] | None]) -> str:
+    """A line through points, broken at the gaps; a lone point is a short dash.
+
+    Args:
+        points: X, y.
+
+    Returns:
+        Path of SVG.
+    """
 
     def piece(run):
         return (
@@ -70,12 +90,15 @@ def line(
     return "".join(map(piece, runs_of(points)))
 
 
-def band(
-    points: list[
-        tuple[float, float, float] | None
-    ],  # x, y of the lower end, y of the upper end
-) -> str:  # path of SVG
-    "The area between two lines, broken at the gaps."
+def band(points: list[tuple[float, float, float] | None]) -> str:
+    """The area between two lines, broken at the gaps.
+
+    Args:
+        points: X, y of the lower end, y of the upper end.
+
+    Returns:
+        Path of SVG.
+    """
 
     def piece(run):
         run = (
@@ -98,11 +121,16 @@ LEFT, PLOT = 76, 910  # places: left of the first month, and for all the months 
 
 
 def value_range(
-    values: Iterable[float | None],
-    low: float | None = None,  # a bound that is always shown
-    high: float | None = None,
-) -> tuple[float, float] | None:  # nothing without a value
-    "A range that shows all values, with a little air."
+    values: Iterable[float | None], low: float | None = None, high: float | None = None
+) -> tuple[float, float] | None:
+    """A range that shows all values, with a little air.
+
+    Args:
+        low: A bound that is always shown.
+
+    Returns:
+        Nothing without a value.
+    """
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -114,18 +142,30 @@ def value_range(
 
 
 def panel(
-    months: list[dict],  # of `read_months`
-    top: float,  # place
+    months: list[dict],
+    top: float,
     height: float,
-    bounds: tuple[float, float] | None,  # of `value_range`
-    own: Callable[[dict], float | None],  # the figure of a month's own sales
-    judged: Callable[
-        [dict], tuple
-    ],  # the figure of the months judged together, and its ends; each may be missing
-    expected: Callable[[dict], float | None],  # what was promised
-    words: Callable[[float], str],  # a value for people
-) -> dict:  # what the template draws
-    "Dots for the months, a line with its interval for the months judged together, and a dashed line for the promise."
+    bounds: tuple[float, float] | None,
+    own: Callable[[dict], float | None],
+    judged: Callable[[dict], tuple],
+    expected: Callable[[dict], float | None],
+    words: Callable[[float], str],
+) -> dict:
+    """Dots for the months, a line with its interval for the months judged together, and a dashed line for the promise.
+
+    Args:
+        months: Of `read_months`.
+        top: Place.
+        bounds: Of `value_range`.
+        own: The figure of a month's own sales.
+        judged: The figure of the months judged together, and its ends; each may be
+            missing.
+        expected: What was promised.
+        words: A value for people.
+
+    Returns:
+        What the template draws.
+    """
     if bounds is None:
         return {"top": top, "height": height, "ticks": []}
     step, place = PLOT / len(months), scale(*bounds, top, height)
@@ -174,10 +214,15 @@ def panel(
     }
 
 
-def ribbon(
-    values: list,  # one a month
-) -> list[tuple[object, float, float]]:  # value, x, width
-    "Neighbouring months of the same value as one piece."
+def ribbon(values: list) -> list[tuple[object, float, float]]:
+    """Neighbouring months of the same value as one piece.
+
+    Args:
+        values: One a month.
+
+    Returns:
+        Value, x, width.
+    """
     step, found = PLOT / len(values), []
     for i, value in enumerate(values):
         if found and found[-1][0] == value:
@@ -190,10 +235,15 @@ def ribbon(
     ]
 
 
-def reigns(
-    months: list[dict],  # of `read_months`
-) -> list[dict]:  # version, x, width
-    "The champions and their months."
+def reigns(months: list[dict]) -> list[dict]:
+    """The champions and their months.
+
+    Args:
+        months: Of `read_months`.
+
+    Returns:
+        Version, x, width.
+    """
     found = ribbon([month["verdict"].get("version") for month in months])
     return [
         {"version": version, "x": x, "width": width}
@@ -202,10 +252,15 @@ def reigns(
     ]
 
 
-def caption(
-    months: list[dict],  # of `read_months`
-) -> str:  # one sentence for each thing that happened
-    "What the picture shows, for those who do not see it."
+def caption(months: list[dict]) -> str:
+    """What the picture shows, for those who do not see it.
+
+    Args:
+        months: Of `read_months`.
+
+    Returns:
+        One sentence for each thing that happened.
+    """
     told = {
         "promoted": "a challenger was promoted",
         "refused": "a challenger was refused",
@@ -221,12 +276,17 @@ def caption(
     return f"Alarms: {', '.join(alarms) or 'none'}. Retraining: {'; '.join(events) or 'none'}."
 
 
-def history_svg(
-    months: list[dict],  # of `read_months`, at least one
-    root: Path | None = None,  # repository; found when not given
-    mark: str = "",  # before each anchor, where a page shows more than one history
-) -> str:  # an SVG element with light and dark colours
-    "Draw error, coverage, drift, verdicts and champions, month by month."
+def history_svg(months: list[dict], root: Path | None = None, mark: str = "") -> str:
+    """Draw error, coverage, drift, verdicts and champions, month by month.
+
+    Args:
+        months: Of `read_months`, at least one.
+        root: Repository; found when not given.
+        mark: Before each anchor, where a page shows more than one history.
+
+    Returns:
+        An SVG element with light and dark colours.
+    """
     verdicts, step = [month["verdict"] for month in months], PLOT / len(months)
 
     def of(name):
@@ -325,11 +385,16 @@ def history_svg(
     )
 
 
-def save_history_picture(
-    history: Path,  # one folder a month
-    root: Path | None = None,  # repository; found when not given
-) -> Path:  # nbs/site/history.svg
-    "Draw the months again for the README."
+def save_history_picture(history: Path, root: Path | None = None) -> Path:
+    """Draw the months again for the README.
+
+    Args:
+        history: One folder a month.
+        root: Repository; found when not given.
+
+    Returns:
+        Nbs/site/history.svg.
+    """
     path = Path(root or repo_root()) / "nbs/site/history.svg"
     path.write_text(history_svg(read_months(history), root), encoding="utf-8")
     return path

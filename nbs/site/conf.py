@@ -1,4 +1,4 @@
-"""Sphinx configuration of the documentation site; `housemlops.docs.build_docs` stages the pages and calls Sphinx."""
+"""Sphinx configuration of the documentation site; `housemlops.site.build.build_docs` stages the pages and calls Sphinx."""
 
 import re
 from pathlib import Path
