@@ -344,7 +344,8 @@ def join_run():
     told = json.loads(Path(note).read_text())
     if "error" in told:
         raise WorkbookError(told["error"])
-    os.environ["MLFLOW_RUN_ID"] = told["run_id"]
+    os.environ["MLFLOW_RUN_ID"] = told["run_id"]  # MLflow deletes it when it joins
+    os.environ["HOUSEMLOPS_RUN_ID"] = told["run_id"]
 
 
 def tracking(
