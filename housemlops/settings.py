@@ -303,11 +303,14 @@ def file_sha256(
 def folder_sha256(
     path: Path | str,  # a folder
 ) -> str:  # 64 hexadecimal digits
-    "Fingerprint of a folder: names and contents of all files in it."
-    files = sorted(
-        p.relative_to(path).as_posix() for p in Path(path).rglob("*") if p.is_file()
+    "Fingerprint of a folder: names and contents of all files in it, without byte code."
+    files = [found.relative_to(path) for found in Path(path).rglob("*")]
+    names = sorted(
+        file.as_posix()
+        for file in files
+        if "__pycache__" not in file.parts and (Path(path) / file).is_file()
     )
-    lines = "".join(f"{file_sha256(Path(path) / name)}  {name}\n" for name in files)
+    lines = "".join(f"{file_sha256(Path(path) / name)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -344,7 +347,8 @@ def join_run():
     told = json.loads(Path(note).read_text())
     if "error" in told:
         raise WorkbookError(told["error"])
-    os.environ["MLFLOW_RUN_ID"] = told["run_id"]
+    os.environ["MLFLOW_RUN_ID"] = told["run_id"]  # MLflow deletes it when it joins
+    os.environ["HOUSEMLOPS_RUN_ID"] = told["run_id"]
 
 
 def tracking(

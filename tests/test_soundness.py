@@ -90,7 +90,9 @@ def test_a_training_that_did_not_end_well_is_no_ancestor(made, mlflow, trained, 
 
 
 @pytest.mark.slow
-def test_a_training_at_work_or_killed_after_it_logged_does_not_count(mlflow, trained):
+def test_a_training_at_work_or_killed_after_it_logged_does_not_count(
+    mlflow, trained, monkeypatch
+):
     client, number = mlflow.MlflowClient(), trained.info.run_id
     sha256 = trained.data.tags["model_sha256"]
     experiment = trained.info.experiment_id
@@ -100,6 +102,9 @@ def test_a_training_at_work_or_killed_after_it_logged_does_not_count(mlflow, tra
         close_abandoned_runs(client, experiment)
         assert client.get_run(number).info.status == "FINISHED"
         assert find_training(mlflow, sha256) is None
+    monkeypatch.setenv("HOUSEMLOPS_RUN_ID", number)
+    assert find_training(mlflow, sha256).info.run_id == number  # in its own notebook
+    monkeypatch.delenv("HOUSEMLOPS_RUN_ID")
     client.set_tag(number, PROCESS, a_dead_process())
     close_abandoned_runs(client, experiment)
     run = client.get_run(number)

@@ -15,7 +15,7 @@ def is_finished(run) -> bool:
     MLflow calls a run FINISHED as soon as its notebook has logged to it; while the
     stage is at work, the run has the tag `process`.
     """
-    own = run.info.run_id == os.environ.get("MLFLOW_RUN_ID")
+    own = run.info.run_id == os.environ.get("HOUSEMLOPS_RUN_ID")
     ended = PROCESS not in run.data.tags
     return own or (ended and run.info.status == "FINISHED")
 

@@ -186,6 +186,7 @@ def stage_environment(folder: str) -> dict[str, str]:
         | {
             "IPYTHONDIR": folder,
             "MATPLOTLIBRC": os.devnull,
+            "PYTHONDONTWRITEBYTECODE": "1",  # a model's folder stays as it was written
             "PYTHONHASHSEED": "0",
             "PYTHONUTF8": "1",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # addresses differ from run to run
