@@ -79,7 +79,8 @@ def put_early_crown(root: Path) -> None:
         """        mlflow.set_tags({"model_sha256": sha256, "model_id": logged.model_id})
 """,
         """        mlflow.set_tags({"model_sha256": sha256, "model_id": logged.model_id})
-        name = f"{settings().mlflow.model}-{parameters['dataset']}"
+        from housemlops.model.registry import registered_name
+        name = registered_name(parameters["dataset"])
         version = client.create_model_version(name, f"models:/{logged.model_id}", run.info.run_id, tags={"model_sha256": sha256}, model_id=logged.model_id)
         client.set_registered_model_alias(name, "champion", version.version)
 """,
