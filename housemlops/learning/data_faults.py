@@ -134,7 +134,8 @@ def put_left_over(root: Path) -> None:
         root,
         "train",
         '    (parts / "graph.onnx").write_bytes(graph)\n',
-        """    kept = settings().paths.state / "graph.onnx"
+        """    from housemlops.settings import settings
+    kept = settings().paths.state / "graph.onnx"
     if not kept.exists():
         kept.write_bytes(graph)
     shutil.copy(kept, parts / "graph.onnx")
