@@ -267,7 +267,8 @@ def check_programs(server: Path, contract: Contract) -> None:
     app = ast.parse((server / "app.py").read_text(encoding="utf-8"))
     assert contract.title in ast.get_docstring(app, clean=False)
     assert [type(node).__name__ for node in app.body] == [
-        *("Expr", "Import", *["ImportFrom"] * 4, "Assign", "Assign", "Try", "If"),
+        *("Expr", "Import", "Import", "ImportFrom", "Expr", *["ImportFrom"] * 3),
+        *("Assign", "Assign", "Try", "If"),
     ]
 
 
@@ -517,9 +518,9 @@ def test_the_example_and_the_proof_are_sales_that_can_be_asked():
 BREAK = {
     "app.py": ("PROGRAM = ", "PROGRAM = = ", "did not start"),
     "predict.py": (
-        'max([LONGEST, *map(len, column["categories"] or ())])',
-        "LONGEST",
-        "does not price the example: `style`: .*100",
+        "return value  # as nearly all of them are",
+        'raise ValueError("is not read")',
+        "does not price the example: `area`: is not read",
     ),
     "engine.py": ("np.exp(log_price)", "np.inf * log_price", "did not start"),
     "web.py": ('"$ref": f"#/components', '"$ref": f"#/nowhere', "OpenAPI .* not valid"),
