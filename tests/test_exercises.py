@@ -6,11 +6,12 @@ import re
 
 import pytest
 
-from housemlops.learning import exercises
 from housemlops.learning.exercises import (
     blank,
     blanked,
     cells,
+    given_names,
+    note,
     read_exercises,
     read_progress,
     shown,
@@ -34,7 +35,9 @@ def notebook(path):
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
     "Where a reader's progress goes; the scratch state that a notebook moves into is left again"
-    monkeypatch.setattr(exercises, "progress_path", lambda: tmp_path / "course.json")
+    monkeypatch.setattr(
+        "housemlops.learning.exercises.progress_path", lambda: tmp_path / "course.json"
+    )
     before = dict(os.environ)
     yield tmp_path / "course.json"
     os.environ.clear()
@@ -75,7 +78,7 @@ def test_blank_wrong_and_right(stage, reader):
             )
             assert re.match("`([^`]*)`", found.says)[1] in exercise.compare, where
         for name in {*re.findall(r"[a-z]\w*", " ".join(exercise.compare))} & {
-            *exercises.given_names(answer)
+            *given_names(answer)
         }:
             found = judge(exercise, right | {name: object()})
             assert found.state == "not yet" and f"`{name}" in found.says, (
@@ -178,7 +181,7 @@ def test_a_note_is_written_whole_by_many_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         [
             *pool.map(
-                lambda number: exercises.note(
+                lambda number: note(
                     tmp_path / "course.json", "ingest", number, "correct"
                 ),
                 range(40),
@@ -189,12 +192,12 @@ def test_a_note_is_written_whole_by_many_at_once(tmp_path):
 
 
 def test_an_unfinished_note_leaves_the_old_one(tmp_path, monkeypatch):
-    exercises.note(tmp_path / "course.json", "ingest", 1, "correct")
+    note(tmp_path / "course.json", "ingest", 1, "correct")
     monkeypatch.setattr(
-        exercises.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        exercises.note(tmp_path / "course.json", "ingest", 2, "correct")
+        note(tmp_path / "course.json", "ingest", 2, "correct")
     assert read_progress(tmp_path / "course.json") == {"ingest": {"1": "correct"}}
 
 
