@@ -27,7 +27,7 @@ from housemlops.settings import (
     settings,
     tracking,
 )
-from housemlops.core.files import read_json
+from housemlops.core.files import read_optional_json
 from housemlops.operations.timeline import month_span
 from housemlops.core.files import write_note
 from housemlops.operations.history import (
@@ -117,10 +117,10 @@ def take_up(root: Path, identity: dict):
         root: Checkout.
     """
     state, history = settings(root).paths.state, history_folder(root)
-    if read_json(state / "replay.json") != identity:
+    if read_optional_json(state / "replay.json") != identity:
         start_over(root, identity)
     for note in history.glob("????-??/retraining.json"):
-        if read_json(note)["failed"]:
+        if read_optional_json(note)["failed"]:
             note.unlink()
 
 
@@ -149,7 +149,7 @@ def first_champion(
         show(f"the first champion: {at_work(log, workspace.name)}")
         time.sleep(0.5)
     receipt, why = (
-        read_json(workspace / "build/promote/receipt.json"),
+        read_optional_json(workspace / "build/promote/receipt.json"),
         "the first model of the replay: nothing better existed",
     )
     if not receipt["promoted"]:
@@ -174,7 +174,9 @@ def first_champion(
         "by_hand": not receipt["promoted"],
         "why": why,
         "reasons": receipt["reasons"],
-        "metrics": read_json(workspace / "build/evaluate/metrics.json")["model"],
+        "metrics": read_optional_json(workspace / "build/evaluate/metrics.json")[
+            "model"
+        ],
         "model_sha256": receipt["model_sha256"],
         **champion_now(root),
         **run_facts(root, workspace, list(loops(pipeline(workspace))["learn"])),
@@ -334,13 +336,13 @@ def tell_outcome(history: Path, months: list[str], console: Any):
         console: Rich console.
     """
     verdicts, runs = (
-        [read_json(history / month / f"{name}.json") for month in months]
+        [read_optional_json(history / month / f"{name}.json") for month in months]
         for name in ("verdict", "run")
     )
     answers = [
         note
         for month in months
-        if (note := read_json(history / month / "retraining.json"))
+        if (note := read_optional_json(history / month / "retraining.json"))
     ]
     promoted, failed = (
         sum(bool(note[name]) for note in answers) for name in ("promoted", "failed")

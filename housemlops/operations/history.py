@@ -11,7 +11,7 @@ from housemlops.settings import (
     whole_folder,
 )
 from housemlops.operations.timeline import is_finished as finished
-from housemlops.core.files import read_json
+from housemlops.core.files import read_optional_json
 from housemlops.operations.timeline import month_span
 from housemlops.core.files import write_note
 
@@ -63,7 +63,10 @@ def is_finished(folder: Path) -> bool:
         folder: Of a month.
     """
     return finished(
-        {name: read_json(folder / f"{name}.json") for name in ("run", "retraining")}
+        {
+            name: read_optional_json(folder / f"{name}.json")
+            for name in ("run", "retraining")
+        }
     )
 
 
@@ -208,7 +211,8 @@ def mlflow_runs(root: Path, workspace: Path, stages: list[str]) -> dict[str, dic
         Stage -> experiment_id and run_id.
     """
     found = {
-        stage: read_json(workspace / f"reports/{stage}.run.json") for stage in stages
+        stage: read_optional_json(workspace / f"reports/{stage}.run.json")
+        for stage in stages
     }
     if lacking := [stage for stage in stages if not found[stage]]:
         mlflow, given = tracking(settings(root)), params(workspace)
@@ -269,7 +273,7 @@ def run_facts(root: Path, workspace: Path, stages: list[str]) -> dict:
     Args:
         root: Checkout.
     """
-    code = read_json(workspace / "lineage.json")
+    code = read_optional_json(workspace / "lineage.json")
     return {
         "run": workspace.name,
         "workspace": str(workspace.relative_to(settings(root).paths.state)),
@@ -299,12 +303,12 @@ def record_month(root: Path, workspace: Path, month: str) -> dict:
     )
     folder, verdict = (
         history / month,
-        read_json(workspace / "build/monitor/verdict.json"),
+        read_optional_json(workspace / "build/monitor/verdict.json"),
     )
     asked = [
         note.parent.name
         for note in sorted(history.glob("????-??/run.json"))
-        if note.parent.name < month and read_json(note)["asked"]
+        if note.parent.name < month and read_optional_json(note)["asked"]
     ]
     why_not = may_ask(
         verdict,
@@ -314,7 +318,7 @@ def record_month(root: Path, workspace: Path, month: str) -> dict:
         given["retrain_pause_months"],
     )
     earlier = [
-        read_json(path)
+        read_optional_json(path)
         for path in sorted(history.glob("????-??/verdict.json"))
         if path.parent.name < month
     ]
@@ -355,8 +359,8 @@ def record_retraining(
         list(loops(pipeline(workspace))["learn"]),
     )
     receipt, metrics = (
-        read_json(workspace / "build/promote/receipt.json"),
-        read_json(workspace / "build/evaluate/metrics.json"),
+        read_optional_json(workspace / "build/promote/receipt.json"),
+        read_optional_json(workspace / "build/evaluate/metrics.json"),
     )
     with whole_folder(folder / "retraining") as draft:
         for stage in stages:

@@ -15,7 +15,7 @@ from housemlops.settings import (
     params,
     settings,
 )
-from housemlops.core.files import read_json
+from housemlops.core.files import read_optional_json
 from housemlops.core.files import write_note
 from housemlops.operations.history import (
     shifted,
@@ -112,7 +112,7 @@ class Watch(Beside):
         return {
             "month": month,
             "as_of": learning_as_of(month, given["label_delay_months"]),
-            "reasons": read_json(folder / "verdict.json")["reasons"],
+            "reasons": read_optional_json(folder / "verdict.json")["reasons"],
             "workspace": f"retrain-{month}-{note['commit'][:8]}",
             **shared,
         }
@@ -150,7 +150,9 @@ class Learn(Lifecycle):
             tell(about_retraining, history_folder(root) / month)
             watched = (
                 settings(root).paths.state
-                / read_json(history_folder(root) / month / "run.json")["workspace"]
+                / read_optional_json(history_folder(root) / month / "run.json")[
+                    "workspace"
+                ]
             )
             if watched.exists():
                 finish_workspace(root, watched, latest=False)

@@ -11,7 +11,7 @@ from housemlops.settings import (
     params,
     settings,
 )
-from housemlops.core.files import read_json
+from housemlops.core.files import read_optional_json
 from housemlops.operations.history import (
     shifted,
     learning_as_of,
@@ -50,7 +50,7 @@ def champion_now(root: Path) -> dict:
         champion_version.
     """
     return {
-        "champion_version": read_json(
+        "champion_version": read_optional_json(
             settings(root).paths.state / "serve/current/model/release.json"
         ).get("version")
     }
@@ -138,7 +138,8 @@ def month_line(folder: Path) -> list[str]:
         Month, verdict, MAE, coverage, drifted, retraining.
     """
     verdict, run, answer = (
-        read_json(folder / f"{name}.json") for name in ("verdict", "run", "retraining")
+        read_optional_json(folder / f"{name}.json")
+        for name in ("verdict", "run", "retraining")
     )
     number = lambda value, form: "" if value is None else format(value, form)
     outcome = (
@@ -180,7 +181,7 @@ def follow_months(
         settings(root).paths.state / "log",
         list(months),
     )
-    commit = read_json(history.parent / "replay.json")["commit"][:8]
+    commit = read_optional_json(history.parent / "replay.json")["commit"][:8]
     while left:
         check_alive(processes)
         while left and is_finished(history / left[0]):
