@@ -11,6 +11,7 @@ import nbformat
 import psutil
 import pytest
 
+from checkout import ROOT
 from housemlops import NO_TELEMETRY
 from housemlops.serve import ask
 from housemlops.serving.running import free_port
@@ -146,3 +147,28 @@ def test_a_plain_jupyterlab_reaches_nothing(new_machine, log, tmp_path):
         assert ask(f"{url}/lab/api/news?{token}") == (200, {"news": []})
         status, answer = ask(f"{url}/lab/api/update?{token}")
         assert (status, answer["notification"]) == (200, None)
+
+
+def test_a_model_that_is_loaded_elsewhere_keeps_nothing(
+    learner, new_machine, log, tmp_path
+):
+    "By MLflow, in a process that knows nothing of this package"
+    model = learner.path / "var/latest/build/train/model"
+    code = f"from mlflow import pyfunc; pyfunc.load_model({str(model)!r})"
+    environ = new_machine | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = traced([sys.executable, "-P", "-c", code], log)
+    subprocess.run(command, cwd=tmp_path, env=environ, check=True)
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("housemlops/templates/Dockerfile.jinja", "ORT_DISABLE_TELEMETRY"),
+        ("deploy/images/server/Dockerfile", "ORT_DISABLE_TELEMETRY"),
+        ("deploy/images/mlflow/Dockerfile", "MLFLOW_DISABLE_TELEMETRY"),
+    ],
+)
+def test_an_image_without_the_package_switches_telemetry_off(path, name):
+    lines = (ROOT / path).read_text().splitlines()
+    environ = [line.split() for line in lines if line.startswith("ENV ")]
+    assert any(f"{name}={NO_TELEMETRY[name]}" in words for words in environ)
