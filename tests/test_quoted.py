@@ -36,6 +36,30 @@ def test_the_stages():
     assert rows == [*graph(pipeline(ROOT))]
 
 
+@pytest.mark.parametrize(
+    "page, figure",
+    [
+        ("evidence", "0.1087"),
+        ("evidence", "11,988"),
+        ("evidence", "0.1110"),
+        ("evidence", "12,471"),
+        ("why-serving", "4,787"),
+        ("why-monitoring", "31 months"),
+        ("cost-and-scale", "1.4 GB"),
+        ("cost-and-scale", "4 GB"),
+    ],
+)
+def test_measured_figures_are_those_of_the_site(page, figure):
+    text = (ROOT / f"nbs/site/pages/{page}.md").read_text(encoding="utf-8")
+    assert figure in README and figure in text
+
+
+def test_local_links_lead_to_files():
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(linked) > 10
+    assert [path for path in linked if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.slow
 def test_how_many_sales(ledgers):
     "All of them, and those that the README's errors are of"

@@ -9,7 +9,7 @@ from housemlops.contract import Contract
 from housemlops.operations.history import AGE_AGAIN, raises_alarm
 from housemlops.settings import params, repo_root
 
-README = (repo_root() / "README.md").read_text(encoding="utf-8")
+PAGE = (repo_root() / "nbs/site/pages/why-monitoring.md").read_text(encoding="utf-8")
 LIMITS = params()["monitor"]
 SHA256 = "0" * 64
 EXPECTED = 10_000.0
@@ -253,9 +253,9 @@ def test_prices_alone_are_seen_last():
     assert order == "target drift" and names.index(order) < names.index("age")
 
 
-def test_the_readme_prints_the_rules():
+def test_the_site_prints_the_rules():
     for verdict, sentences in SENTENCES.items():
         for sentence in sentences:
-            assert f"| {verdict} | {sentence} |" in README
+            assert f"| {verdict} | {sentence} |" in PAGE
     for sentence in (monitor.ALARM, monitor.RETRAIN, AGE_AGAIN):
-        assert sentence in README.replace("\n", " ")
+        assert sentence in PAGE.replace("\n", " ")

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from housemlops.learning.reading import notebook_table
 from housemlops.pipeline.graph import graph, loops
-from housemlops.settings import (
-    WorkbookError,
-    settings,
-)
+from housemlops.settings import settings
 from housemlops.operations.timeline import read_months
 from housemlops.site.templates import fill, offline, show_number
 from housemlops.site.timeline_page import history_body
@@ -186,9 +183,6 @@ def gather(root: Path, run: Path) -> dict:
         "practice": practice,
         "svg": lifecycle_svg(root),
         "names": exported_names(root),
-        "readme": (root / "README.md").read_text(encoding="utf-8")
-        if (root / "README.md").is_file()
-        else "",
         "interface": interface(run / "build/serve", state / "openapi"),
         "modules": [
             name
@@ -226,7 +220,7 @@ def table_after(text: str, words: str) -> str:
 
 
 def helpers(house: dict) -> dict[str, Callable]:
-    """What a page can ask for: a link to a room, a test that proves a claim, a table of the README, its rows.
+    """What a page can ask for: a link to a notebook, a test that proves a claim, the rows of another page's table.
 
     Args:
         house: What `gather` found.
@@ -243,29 +237,15 @@ def helpers(house: dict) -> dict[str, Callable]:
         path, shown = f"tests/{file}.py", f"`tests/{file}.py::{test}`"
         return f"[{shown}](path:files/{path})" if (root / path).is_file() else shown
 
-    def quoted(words):
-        return table_after(house["readme"], words)
-
-    def cells(words):
+    def cells(page, words):
+        source = root / f"nbs/site/pages/{page}.md"
+        table = table_after(source.read_text(encoding="utf-8"), words)
         return [
             [cell.strip(" *") for cell in line.strip("|").split("|")]
-            for line in quoted(words).splitlines()[2:]
+            for line in table.splitlines()[2:]
         ]
 
-    def stated(words):
-        if house["readme"] and words not in house["readme"]:
-            raise WorkbookError(
-                f"The README no longer says {words!r}, which a page in nbs/site/pages quotes; correct the page."
-            )
-        return words
-
-    return {
-        "room": room,
-        "proof": proof,
-        "quoted": quoted,
-        "cells": cells,
-        "stated": stated,
-    }
+    return {"room": room, "proof": proof, "cells": cells}
 
 
 def notebook_page(name: str, house: dict) -> str:

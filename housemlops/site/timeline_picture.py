@@ -386,7 +386,7 @@ def history_svg(months: list[dict], root: Path | None = None, mark: str = "") ->
 
 
 def save_history_picture(history: Path, root: Path | None = None) -> Path:
-    """Draw the months again for the README.
+    """Draw the months again for the site's page of the months.
 
     Args:
         history: One folder a month.
