@@ -10,11 +10,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from checkout import Sample
+from checkout import ROOT, STAGES, Sample
 from housemlops.core.files import read_json
 from housemlops.model.lineage import check_training
 from housemlops.model.registry import PROCESS, find_training
 from housemlops.pipeline.notebook import execute
+from housemlops.pipeline.sample import copy_sample, kept_sample
 from housemlops.pipeline.stage import (
     close_abandoned_runs,
     own_environment,
@@ -22,7 +23,7 @@ from housemlops.pipeline.stage import (
 )
 from housemlops.promote import run_promote
 from housemlops.serve import is_sound, publish, serve_holds
-from housemlops.settings import WorkbookError, folder_sha256, tracking
+from housemlops.settings import WorkbookError, folder_sha256, settings, tracking
 
 PROMOTION = {
     "tolerance": 0.03,
@@ -35,10 +36,9 @@ PROMOTION = {
 
 @pytest.fixture
 def made(sample, tmp_path, monkeypatch) -> Sample:
-    "A copy of the sample's stores that a test may damage, as the settings of this process."
-    from housemlops.pipeline.sample import copy_sample
-
-    copy_sample(sample.build.parent, tmp_path / "made")
+    "A fresh copy of the sample's stores that a test may damage, as the settings of this process."
+    kept = kept_sample(ROOT, STAGES, settings(ROOT).paths.state / "sample")
+    copy_sample(kept, tmp_path / "made")
     monkeypatch.chdir(sample.path)
     state = tmp_path / "made/state"
     monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(state))
