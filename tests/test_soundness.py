@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import nbformat
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from checkout import ROOT, STAGES, Sample
 from housemlops.core.files import read_json
@@ -50,7 +52,9 @@ def made(sample, tmp_path, monkeypatch) -> Sample:
 
 
 @pytest.fixture
-def mlflow(made):
+def mlflow(made, monkeypatch):
+    # The copies have the same run ids, by which MLflow remembers where artifacts are.
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())
     return tracking()
 
 
