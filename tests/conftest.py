@@ -180,10 +180,16 @@ def pytest_configure(config):
 LONG = {"test_history", "test_trust", "test_scale", "test_up", "test_lab"}
 
 
+# Each of these tries dozens of clusters, clones or servers, and takes a minute or more.
+NOT_IN_CHECK = {"test_deploy", "test_limits", "test_release", "test_server"}
+
+
 def pytest_itemcollected(item):
-    "Allow 1800 s for slow tests, and for all that may be the first to need a lifecycle."
+    "Mark what takes long, and allow 1800 s for it and for all that may be the first to need a lifecycle."
     if item.path.stem in LONG:
         item.add_marker(pytest.mark.long)
+    if item.path.stem in NOT_IN_CHECK or "first_run" in item.fixturenames:
+        item.add_marker(pytest.mark.slow)
     makes_lifecycle = {"first_run", "sample"} & {*item.fixturenames}
     long = makes_lifecycle or item.get_closest_marker("slow")
     if long and not item.get_closest_marker("timeout"):

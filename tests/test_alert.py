@@ -319,6 +319,7 @@ def test_nothing_that_can_be_wrong_with_a_channel_raises(month, chosen, monkeypa
     assert "s3cret" not in log_path(chosen).read_text()
 
 
+@pytest.mark.slow
 def test_the_address_of_a_webhook_is_nowhere_to_be_read(month, chosen):
     program = (
         f"from housemlops.alert import *; print(notify(about_month({str(month)!r})))"
@@ -367,6 +368,7 @@ def test_the_log_survives_a_kill_and_many_writers(chosen):
     assert [found["id"] for found in read_alerts(chosen)] == [line["id"]] * 41
 
 
+@pytest.mark.slow
 def test_a_verdict_of_the_stage_can_be_told_in_a_process_of_its_own(
     month, chosen, webhook
 ):

@@ -559,6 +559,7 @@ def test_pieces_fit_into_a_request():
     assert max(map(len, pieces)) <= 500
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_no_title_runs_and_swagger_works_under_its_policy(browser, tmp_path):
     title = "</title><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"

@@ -104,6 +104,7 @@ def arrival(clone, folder):
     return path, ledger
 
 
+@pytest.mark.slow
 def test_a_file_lands_once(clone, tmp_path):
     path, before = arrival(clone, tmp_path)
     old = pointer(clone)
@@ -164,6 +165,7 @@ def test_a_file_lands_once(clone, tmp_path):
     assert file_md5(clone / "data/ames.csv") == old, "the version before is not kept"
 
 
+@pytest.mark.slow
 def test_two_land_at_once_and_one_is_killed(clone, tmp_path):
     path, before = arrival(clone, tmp_path)
     program = f"from pathlib import Path; from housemlops.ingest import land; land({str(path)!r}, 'ames', Path({str(clone)!r}))"

@@ -123,6 +123,7 @@ def windsor(ledgers):
     return World(ledgers, "windsor")
 
 
+@pytest.mark.slow
 def test_a_month_like_the_others_is_no_alarm(ames, windsor):
     for world in (ames, windsor):
         result = world.judge()

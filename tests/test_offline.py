@@ -109,6 +109,7 @@ def test_the_server_reaches_nothing(learner, new_machine, log, tmp_path):
             assert status == 200, answer
 
 
+@pytest.mark.slow
 def test_a_plain_kernel_reaches_nothing(learner, new_machine, log, tmp_path):
     "One that no command of ours has started"
     graph = learner.path / "var/serve/current/model/graph.onnx"
@@ -132,6 +133,7 @@ print(*(os.environ.get(name) for name in {[*NO_TELEMETRY]}))
     assert outputs[0].text.split() == [*NO_TELEMETRY.values()]
 
 
+@pytest.mark.slow
 def test_a_plain_jupyterlab_reaches_nothing(new_machine, log, tmp_path):
     "Asked for news and for its newest version, as its page does"
     port = free_port()

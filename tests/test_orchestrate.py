@@ -409,6 +409,7 @@ def test_stored_outputs_and_editor_metadata_invalidate_nothing(edits):
     ).read_bytes() == plain
 
 
+@pytest.mark.slow
 def test_the_ledger_is_pulled_or_taken_as_edited(edits):
     (edits / "params.yaml").write_text(
         (edits / "params.yaml")
@@ -456,6 +457,7 @@ def test_a_month_is_finished_without_becoming_the_latest(house):
     assert (work / "finished").exists() and (house / "var/latest").resolve() == latest
 
 
+@pytest.mark.slow
 def test_runs_of_one_snapshot_share_its_code_whatever_is_edited_meanwhile(edits):
     (edits / "params.yaml").write_text(
         (edits / "params.yaml").read_text().replace("test_months: 12", "test_months: 9")
@@ -520,6 +522,7 @@ def last_run(house):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_failing_cell_fails_the_stage_and_is_shown(house, capfd):
     work = workspace(house, "failing")
     insert_cell(work / "nbs/ingest.ipynb", "sales_of_tomorrow = 1/0")
@@ -539,6 +542,7 @@ def test_a_failing_cell_fails_the_stage_and_is_shown(house, capfd):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_fails_and_running_again_gives_the_same_bytes(house, capfd):
     calm = workspace(house, "calm")
     assert orchestrate.repro(house, calm, "ingest", no_note, force=True) == "ran"
@@ -567,6 +571,7 @@ def test_another_workspace_restores_from_the_cache(house):
     assert results(first) == results(second)
 
 
+@pytest.mark.slow
 def test_a_lost_effect_runs_the_stage_again_once(house, monkeypatch, capfd):
     work, answers = workspace(house, "second"), iter([False])
     monkeypatch.setattr(orchestrate, "effect_holds", lambda *_: next(answers))

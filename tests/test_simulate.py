@@ -181,6 +181,7 @@ def state(build, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_simulation_leaves_no_trace_and_can_be_told(state, monkeypatch, given):
     monkeypatch.setattr(room, "params", lambda root: given)
     before, environ = folder_sha256(state), dict(os.environ)

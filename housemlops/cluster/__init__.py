@@ -1,1 +1,1 @@
-""""""
+"""Checks of deploy/, and releases of models to clusters."""

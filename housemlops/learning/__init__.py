@@ -1,1 +1,1 @@
-""""""
+"""Exercises, labs and the reading order of the notebooks."""

@@ -1,1 +1,1 @@
-""""""
+"""Services under a supervisor, and the replay of past months."""

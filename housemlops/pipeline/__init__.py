@@ -1,1 +1,1 @@
-"""What turns dvc.yaml into executed notebooks."""
+"""What turns dvc.yaml into executed notebooks, here and on other machines."""
