@@ -130,7 +130,7 @@ def category_parser(
     def parse(value):
         if isinstance(value, (list, dict)):
             raise ValueError("is not a single value")
-        if isinstance(value, int) and abs(value) > LARGEST:
+        if isinstance(value, (int, float)) and abs(value) > LARGEST:
             raise ValueError(f"is outside {-LARGEST} to {LARGEST}")
         text = clean_category(value)
         if text is None:

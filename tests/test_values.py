@@ -188,6 +188,12 @@ REFUSED = [
 ]
 
 
+@pytest.mark.parametrize("value", [2**53 + 1, -2.9e41, 1e300])
+def test_a_number_too_large_for_a_code_is_refused(client, value):
+    answer = client.post("/predict", json={"area": 100, "code": value})
+    assert answer.status_code == 422 and "is outside -9007199254740992" in answer.text
+
+
 @pytest.mark.parametrize("name, value, why", REFUSED)
 def test_what_is_refused_is_refused_everywhere(
     client, dated, tmp_path, name, value, why
