@@ -169,7 +169,7 @@ def ledgers(once) -> Path:
 def pytest_configure(config):
     "Markers, so that `pytest -m 'not slow'` gives a quick answer."
     for line in (
-        "slow: takes more than ten seconds, or starts services; `make check` leaves it out",
+        "slow: takes more than a few seconds, or starts services; `make check` leaves it out",
         "browser: opens a page in headless Chromium",
         "long: takes minutes of its own, many processes side by side; `make test-long` runs it",
     ):

@@ -562,6 +562,7 @@ def test_a_killed_kernel_fails_and_running_again_gives_the_same_bytes(house, cap
     assert str(house) not in (work / "reports/ingest.html").read_text()
 
 
+@pytest.mark.slow
 def test_another_workspace_restores_from_the_cache(house):
     first = workspace(house, "first")
     orchestrate.repro(house, first, "ingest", no_note)

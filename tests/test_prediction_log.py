@@ -456,6 +456,7 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
     return [found, *found.children(recursive=True)]
 
 
+@pytest.mark.slow
 def test_a_database_that_hangs_is_given_up(server, monkeypatch):
     monkeypatch.setattr(prediction_log, "PATIENCE", 0.5)
     log, rows = PredictionLog(server.url), [prediction() for _ in range(3)]

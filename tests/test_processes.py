@@ -121,6 +121,7 @@ def test_a_kernel_killed_while_its_workers_start_fails_its_stage(stage_project, 
     assert len(children) >= 2 and left == []
 
 
+@pytest.mark.slow
 def test_workers_that_start_without_their_parent_end_by_themselves():
     "Where a stage is typed by hand, nobody looks for what it left"
     kernel = psutil.Popen([sys.executable, "-c", KERNEL], cwd=ROOT)

@@ -542,6 +542,7 @@ def test_evidence_notices_a_hand_over_that_does_not_agree(run):
     ]
 
 
+@pytest.mark.slow
 def test_evidence_before_the_first_run(tmp_path):
     pages = all_pages(gather(ROOT, tmp_path / "nowhere"))
     for name in ("evidence.md", "model-card.md"):
@@ -646,6 +647,7 @@ def test_months_share_what_is_the_same(months, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_site_says_how_to_get_months(tmp_path):
     page = all_pages(gather(ROOT, tmp_path / "nowhere") | {"histories": {}})[
         "months.md"
@@ -766,6 +768,7 @@ def test_committed_picture_is_current():
     )
 
 
+@pytest.mark.slow
 def test_nothing_changed_means_nothing_to_do(site, run):
     before = (site / "index.html").stat().st_mtime_ns
     assert build_docs(out=site, run=run) == site
