@@ -16,9 +16,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-import typer
-from housemlops.settings import Settings, WorkbookError, params, repo_root, settings
 
+import typer
+
+from housemlops.settings import Settings, WorkbookError, params, repo_root, settings
 
 app = typer.Typer(
     no_args_is_help=True,

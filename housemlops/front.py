@@ -6,12 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
 from housemlops.core.files import read_optional_json, read_yaml
-from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
-from housemlops.site.templates import show_number
 from housemlops.operations.process_family import family
 from housemlops.operations.supervisor import Child, House
-
+from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
+from housemlops.site.templates import show_number
 
 WORDS = {
     "done": "ready",

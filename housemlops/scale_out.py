@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
 from housemlops.core.repository import data_md5, git
 from housemlops.orchestrate import (
     STOPPED,
@@ -28,6 +29,8 @@ from housemlops.orchestrate import (
 )
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.pipeline.notebook import StageFailed
+from housemlops.pipeline.remote_lock import recall, restore, take_lock
+from housemlops.pipeline.remote_workspace import fetch_code, make_ready, point_dvc
 from housemlops.processes import run_captured
 from housemlops.settings import (
     WorkbookError,
@@ -36,9 +39,6 @@ from housemlops.settings import (
     settings,
     tracking,
 )
-from housemlops.pipeline.remote_lock import take_lock, restore, recall
-from housemlops.pipeline.remote_workspace import fetch_code, point_dvc, make_ready
-
 
 PROGRAMS = {
     "initdb": "postgresql",
@@ -943,8 +943,8 @@ def scale_out(
     "Run the lifecycle once on workers that share no disk; everything it needs is started here and stopped again."
     from rich.console import Console
 
-    from housemlops.operations.replay_airflow import environment
     from housemlops.operations.process_family import guarded
+    from housemlops.operations.replay_airflow import environment
     from housemlops.operations.supervisor import House, local, stop_on_signals
 
     root, console, began, mark = (

@@ -8,20 +8,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
 from housemlops.core.files import read_optional_json
-from housemlops.settings import Settings, WorkbookError, repo_root, settings
-from housemlops.front import summary, front_door
+from housemlops.front import front_door, summary
 from housemlops.operations.process_family import collect_orphans, guarded
-from housemlops.operations.services import services, refuse_taken
+from housemlops.operations.services import refuse_taken, services
 from housemlops.operations.supervisor import (
-    local,
     Child,
     House,
-    tend,
-    weigh,
-    watch,
+    local,
     stop_on_signals,
+    tend,
+    watch,
+    weigh,
 )
+from housemlops.settings import Settings, WorkbookError, repo_root, settings
 
 
 @contextmanager

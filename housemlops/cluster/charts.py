@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+
 from housemlops.cluster.manifests import (
+    Cluster,
     Manifest,
     documents,
     kustomization_of,
-    Cluster,
     path_of,
 )
-
 
 EXACT = re.compile(r"v?\d+\.\d+\.\d+([-+][\w.]+)?")
 

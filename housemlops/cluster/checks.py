@@ -8,32 +8,33 @@ from graphlib import CycleError, TopologicalSorter
 from io import StringIO
 from itertools import chain
 from pathlib import Path
+
 from ruamel.yaml import YAML, YAMLError
-from housemlops.settings import WorkbookError, repo_root
+
 from housemlops.cluster.charts import helm_faults, unused_faults
 from housemlops.cluster.manifests import (
-    hint,
-    documents,
-    schema_fault,
     HASHED,
     Cluster,
+    clusters,
+    documents,
+    hint,
     path_of,
     read_cluster,
-    clusters,
+    schema_fault,
 )
 from housemlops.cluster.network import address_faults, flow_faults
 from housemlops.cluster.references import reference_faults, selector_faults
 from housemlops.cluster.release_file import release_faults
 from housemlops.cluster.scanners import scan_faults
-from housemlops.cluster.secrets import secret_faults, leak_faults, leaked_files
+from housemlops.cluster.secrets import leak_faults, leaked_files, secret_faults
 from housemlops.cluster.workloads import (
-    container_faults,
     change_faults,
-    namespace_faults,
+    container_faults,
     image_faults,
+    namespace_faults,
     opening_faults,
 )
-
+from housemlops.settings import WorkbookError, repo_root
 
 MUST = {
     "interval": "how often to reconcile",

@@ -11,7 +11,9 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+
 from ruamel.yaml import YAML, YAMLError
+
 from housemlops.settings import WorkbookError, did_you_mean
 
 

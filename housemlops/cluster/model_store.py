@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
 from housemlops.lineage import find_model
 from housemlops.model.registry import registered_name
 from housemlops.serve import generate

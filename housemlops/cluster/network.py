@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
 from housemlops.cluster.manifests import (
-    Manifest,
-    hint,
     PODS,
     Cluster,
+    Manifest,
+    containers_of,
+    hint,
     labels_of,
     selects,
-    containers_of,
 )
-from housemlops.cluster.references import needs_of, charted
-
+from housemlops.cluster.references import charted, needs_of
 
 ADDRESS = re.compile(
     r"\b([a-z0-9][a-z0-9-]*)\.([a-z0-9][a-z0-9-]*)\.svc\b(?:\.cluster\.local)?(?::(\d+))?"

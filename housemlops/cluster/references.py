@@ -5,20 +5,20 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
 from housemlops.cluster.manifests import (
-    Manifest,
-    hint,
-    documents,
     PODS,
     Cluster,
-    is_layer,
+    Manifest,
     ancestors,
     as_list,
+    containers_of,
+    documents,
+    hint,
+    is_layer,
     labels_of,
     selects,
-    containers_of,
 )
-
 
 NAMED = {
     "secretRef": "Secret",

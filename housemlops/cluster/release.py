@@ -5,10 +5,31 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+
+from housemlops.cluster.manifests import clusters
+from housemlops.cluster.model_store import (
+    bare,
+    bring,
+    file_of,
+    in_production,
+    keep,
+    made,
+    store_of,
+)
+from housemlops.cluster.release_commit import (
+    Moved,
+    check_commit,
+    commit_with,
+    head_here,
+    head_of,
+    message,
+    push,
+    release_of,
+    rewritten,
+)
+from housemlops.cluster.release_file import parsed
 from housemlops.core.files import read_json
 from housemlops.core.repository import git
-from housemlops.cluster.manifests import clusters
-from housemlops.cluster.release_file import parsed
 from housemlops.serve import generate
 from housemlops.settings import (
     Settings,
@@ -19,26 +40,6 @@ from housemlops.settings import (
     repo_root,
     settings,
     tracking,
-)
-from housemlops.cluster.model_store import (
-    made,
-    in_production,
-    store_of,
-    bare,
-    keep,
-    bring,
-    file_of,
-)
-from housemlops.cluster.release_commit import (
-    rewritten,
-    release_of,
-    message,
-    commit_with,
-    check_commit,
-    Moved,
-    head_of,
-    head_here,
-    push,
 )
 
 

@@ -6,16 +6,17 @@ import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from housemlops.core.repository import git
+
 from housemlops.cluster.checks import schema_faults
 from housemlops.cluster.manifests import read_cluster
+from housemlops.cluster.model_store import bare
 from housemlops.cluster.release_file import FIELDS, parsed, release_faults
+from housemlops.core.repository import git
 from housemlops.model.gates import figure
 from housemlops.settings import (
     Settings,
     WorkbookError,
 )
-from housemlops.cluster.model_store import bare
 
 
 def rewritten(text: str, release: dict[str, str]) -> str:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from housemlops.cluster.manifests import hint, HASHED, Cluster, labels_of
-from housemlops.cluster.references import needs_of
 
+from housemlops.cluster.manifests import HASHED, Cluster, hint, labels_of
+from housemlops.cluster.references import needs_of
 
 IMAGE = re.compile(
     r"(?P<name>[^@]+?)(?::(?P<tag>[\w][\w.-]*))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"

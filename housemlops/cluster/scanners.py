@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from housemlops.settings import WorkbookError
-from housemlops.cluster.manifests import run_tool, Cluster
-from housemlops.cluster.release_file import image_fault
 
+from housemlops.cluster.manifests import Cluster, run_tool
+from housemlops.cluster.release_file import image_fault
+from housemlops.settings import WorkbookError
 
 ALLOWED = {  # rule -> which findings, and why they may stand
     "KSV-0020": (

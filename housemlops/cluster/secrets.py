@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from housemlops.settings import WorkbookError
-from housemlops.cluster.manifests import documents, search_path, run_tool, Cluster
 
+from housemlops.cluster.manifests import Cluster, documents, run_tool, search_path
+from housemlops.settings import WorkbookError
 
 SECRETIVE = re.compile(
     r"(password|passwd|secret|token|fernet.?key|secret.?key|access.?key|private.?key|credential)s?$",

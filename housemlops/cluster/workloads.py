@@ -4,22 +4,22 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from housemlops.settings import Settings, WorkbookError
+
 from housemlops.cluster.manifests import (
-    Manifest,
-    hint,
-    LAYER,
     HASHED,
+    LAYER,
     PODS,
     Cluster,
-    pod_of,
+    Manifest,
     containers_of,
+    hint,
+    pod_of,
 )
-from housemlops.cluster.network import texts_of, unheard, flow_faults
+from housemlops.cluster.network import flow_faults, texts_of, unheard
 from housemlops.cluster.references import keys_of, needs_of
 from housemlops.cluster.release_file import IMAGE, image_fault
 from housemlops.cluster.secrets import opened
-
+from housemlops.settings import Settings, WorkbookError
 
 NEEDED = (("requests", "cpu"), ("requests", "memory"), ("limits", "memory"))
 

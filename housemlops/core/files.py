@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from pathlib import Path
 import os
+from pathlib import Path
 
 
 def file_md5(path: Path) -> str:

@@ -7,15 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from housemlops.settings import WorkbookError
+
 from housemlops.learning.lab_tools import (
     edit,
+    python,
+    sample_tables,
     swap,
     tune,
     write_notebook,
-    python,
-    sample_tables,
 )
+from housemlops.settings import WorkbookError
 
 
 def put_loss_twice(root: Path) -> None:

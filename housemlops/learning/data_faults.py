@@ -5,18 +5,19 @@ import secrets
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
 from housemlops.core.repository import git
-from housemlops.settings import WorkbookError
 from housemlops.learning.code_faults import trained_again
 from housemlops.learning.lab_tools import (
-    edit,
-    swap,
-    tune,
     commit,
+    edit,
+    prepared,
     python,
     sample_tables,
-    prepared,
+    swap,
+    tune,
 )
+from housemlops.settings import WorkbookError
 
 # The message of the commit whose data was never pushed
 NEW_SALES = "data: the sales of this month"

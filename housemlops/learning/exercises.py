@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+
 from filelock import FileLock
+
+from housemlops.learning.grading import BEGIN, END, Exercise, Verdict, answered, judge
 from housemlops.pipeline.sample import open_build
 from housemlops.settings import WorkbookError, did_you_mean, repo_root, settings
-from housemlops.learning.grading import BEGIN, END, answered, Exercise, Verdict, judge
 
 
 def given_names(code: str) -> list[str]:

@@ -5,9 +5,9 @@ import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
+
 import numpy as np
 import pandas as pd
-
 
 BEGIN, END = "### BEGIN", "### END"  # around what a reader is to find
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
 from housemlops.core.repository import git
 from housemlops.processes import run_captured
 from housemlops.settings import WorkbookError

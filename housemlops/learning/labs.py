@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+
 from housemlops.core.repository import git
 from housemlops.learning.faults import LABS, find_lab
 from housemlops.learning.lab_tools import Lab, commit, tune

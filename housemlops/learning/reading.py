@@ -4,16 +4,17 @@ import json
 import os
 import re
 from pathlib import Path
+
 import pandas as pd
-from housemlops.learning.faults import LABS
-from housemlops.settings import repo_root
+
 from housemlops.learning.exercises import (
     cells,
-    read_exercises,
     progress_path,
+    read_exercises,
     read_progress,
 )
-
+from housemlops.learning.faults import LABS
+from housemlops.settings import repo_root
 
 STEPS = (
     5,

@@ -11,7 +11,33 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from housemlops.core.files import read_optional_json, write_note
 from housemlops.core.repository import data_md5, git
+from housemlops.operations.history import (
+    history_folder,
+    is_finished,
+    run_facts,
+    shifted,
+)
+from housemlops.operations.loops import no_champion_yet
+from housemlops.operations.replay_airflow import (
+    AirflowEnded,
+    check_alive,
+    environment,
+    fresh_airflow,
+    replay_environment,
+    start_airflow,
+)
+from housemlops.operations.replay_progress import (
+    at_work,
+    champion_now,
+    conf_of,
+    failures,
+    first_conf,
+    follow_months,
+)
+from housemlops.operations.timeline import month_span
 from housemlops.orchestrate import (
     head_commit,
     run_environment,
@@ -26,32 +52,6 @@ from housemlops.settings import (
     repo_root,
     settings,
     tracking,
-)
-from housemlops.core.files import read_optional_json
-from housemlops.operations.timeline import month_span
-from housemlops.core.files import write_note
-from housemlops.operations.history import (
-    shifted,
-    history_folder,
-    is_finished,
-    run_facts,
-)
-from housemlops.operations.loops import no_champion_yet
-from housemlops.operations.replay_airflow import (
-    replay_environment,
-    environment,
-    fresh_airflow,
-    start_airflow,
-    AirflowEnded,
-    check_alive,
-)
-from housemlops.operations.replay_progress import (
-    first_conf,
-    champion_now,
-    conf_of,
-    at_work,
-    failures,
-    follow_months,
 )
 
 
@@ -381,9 +381,9 @@ def replay_history(
         TimeElapsedColumn,
     )
 
+    from housemlops.operations.process_family import guarded, stop
     from housemlops.serving.running import free_port
     from housemlops.site.timeline_page import write_history
-    from housemlops.operations.process_family import guarded, stop
 
     root, console, began, mark = (
         Path(root or repo_root()),

@@ -3,6 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+
+from housemlops.core.files import read_optional_json, write_note
+from housemlops.operations.timeline import is_finished as finished
+from housemlops.operations.timeline import month_span
 from housemlops.pipeline.graph import loops, pipeline
 from housemlops.settings import (
     params,
@@ -10,10 +14,6 @@ from housemlops.settings import (
     tracking,
     whole_folder,
 )
-from housemlops.operations.timeline import is_finished as finished
-from housemlops.core.files import read_optional_json
-from housemlops.operations.timeline import month_span
-from housemlops.core.files import write_note
 
 
 def shifted(month: str, by: int) -> str:

@@ -4,6 +4,18 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+
+from housemlops.core.files import read_optional_json, write_note
+from housemlops.operations.history import (
+    history_folder,
+    is_finished,
+    learning_as_of,
+    place,
+    record_month,
+    record_retraining,
+    shifted,
+    unanswered,
+)
 from housemlops.orchestrate import (
     Beside,
     build_dag,
@@ -14,18 +26,6 @@ from housemlops.settings import (
     WorkbookError,
     params,
     settings,
-)
-from housemlops.core.files import read_optional_json
-from housemlops.core.files import write_note
-from housemlops.operations.history import (
-    shifted,
-    learning_as_of,
-    history_folder,
-    is_finished,
-    unanswered,
-    place,
-    record_month,
-    record_retraining,
 )
 
 

@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-import psutil
 
+import psutil
 
 MARK = "HOUSEMLOPS_UP"
 

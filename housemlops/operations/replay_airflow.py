@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
 from housemlops.orchestrate import (
     answers,
     prepare_airflow,

@@ -6,19 +6,20 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+from housemlops.core.files import read_optional_json
+from housemlops.operations.history import (
+    history_folder,
+    is_finished,
+    learning_as_of,
+    shifted,
+)
+from housemlops.operations.replay_airflow import check_alive
 from housemlops.settings import (
     WorkbookError,
     params,
     settings,
 )
-from housemlops.core.files import read_optional_json
-from housemlops.operations.history import (
-    shifted,
-    learning_as_of,
-    history_folder,
-    is_finished,
-)
-from housemlops.operations.replay_airflow import check_alive
 
 
 def first_conf(root: Path, identity: dict) -> dict:

@@ -5,11 +5,13 @@ import socket
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
+
 import psutil
+
+from housemlops.operations.supervisor import Service, local
 from housemlops.orchestrate import airflow_environment
 from housemlops.serving.running import live_environment
 from housemlops.settings import Settings, WorkbookError
-from housemlops.operations.supervisor import Service, local
 
 
 def airflow_services(chosen: Settings, root: Path) -> list[Service]:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+
 import psutil
-from housemlops.settings import Settings
+
 from housemlops.operations.process_family import MARK, family, is_gone, wait_for
+from housemlops.settings import Settings
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from housemlops.core.files import read_optional_json
 
+from housemlops.core.files import read_optional_json
 
 MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 

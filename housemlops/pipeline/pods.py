@@ -4,16 +4,16 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
 from housemlops.orchestrate import (
     ASKED,
     newest_extra,
 )
+from housemlops.pipeline.remote import facts_of
 from housemlops.settings import (
     WorkbookError,
     settings,
 )
-from housemlops.pipeline.remote import facts_of
-
 
 PASSED_ON = (
     "HOUSEMLOPS_MLFLOW_TRACKING_URI",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
 from housemlops.orchestrate import (
     STOPPED,
     dvc,
@@ -19,6 +20,16 @@ from housemlops.orchestrate import (
 )
 from housemlops.pipeline.graph import ancestors, loops, pipeline
 from housemlops.pipeline.notebook import StageFailed
+from housemlops.pipeline.remote_lock import (
+    ELSEWHERE,
+    LOOPS,
+    hand_on_lock,
+    keep,
+    recall,
+    restore,
+    take_lock,
+)
+from housemlops.pipeline.remote_workspace import empty_folder, make_ready
 from housemlops.settings import (
     WorkbookError,
     did_you_mean,
@@ -27,16 +38,6 @@ from housemlops.settings import (
     settings,
     tracking,
 )
-from housemlops.pipeline.remote_lock import (
-    take_lock,
-    hand_on_lock,
-    restore,
-    ELSEWHERE,
-    recall,
-    keep,
-    LOOPS,
-)
-from housemlops.pipeline.remote_workspace import make_ready, empty_folder
 
 
 def champion_from_registry(root: Path, workspace: Path):

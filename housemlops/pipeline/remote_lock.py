@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
 from housemlops.orchestrate import (
     STOPPED,
     run_environment,

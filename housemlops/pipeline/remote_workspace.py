@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
 from housemlops.core.repository import git
 from housemlops.orchestrate import (
     dvc,

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from housemlops.operations.timeline import read_months
 from housemlops.settings import (
     WorkbookError,
     file_sha256,
@@ -13,9 +15,8 @@ from housemlops.settings import (
     settings,
     whole_folder,
 )
-from housemlops.operations.timeline import read_months
+from housemlops.site.content import all_pages, gather, stamps, write_pages
 from housemlops.site.timeline_page import write_month_pages
-from housemlops.site.content import stamps, gather, all_pages, write_pages
 
 
 def sphinx(folder: Path, out: Path, root: Path):

@@ -4,34 +4,35 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+
 from housemlops.learning.reading import notebook_table
+from housemlops.operations.timeline import read_months
 from housemlops.pipeline.graph import graph, loops
 from housemlops.settings import settings
-from housemlops.operations.timeline import read_months
-from housemlops.site.templates import fill, offline, show_number
-from housemlops.site.timeline_page import history_body
 from housemlops.site.evidence import (
+    cards,
+    claims,
+    decided,
+    handovers,
+    read_run,
+    released,
     tools,
     unlicensed,
-    read_run,
-    handovers,
-    released,
-    decided,
-    claims,
-    cards,
 )
-from housemlops.site.interface import interface, field_rows, routes
+from housemlops.site.interface import field_rows, interface, routes
 from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
-from housemlops.site.package_picture import room_groups, house_svg
+from housemlops.site.package_picture import house_svg, room_groups
 from housemlops.site.pages import (
-    page_cell,
     exported_names,
-    link_names,
-    link_files,
     inline_picture,
-    title_and_summary,
+    link_files,
+    link_names,
+    page_cell,
     read_notebook,
+    title_and_summary,
 )
+from housemlops.site.templates import fill, offline, show_number
+from housemlops.site.timeline_page import history_body
 
 
 def run_pages(run: Path) -> dict[str, Path]:

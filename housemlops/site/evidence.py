@@ -5,16 +5,16 @@ import tomllib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from housemlops.core.files import read_optional_json, read_yaml
 from housemlops.promote import read_promotions
 from housemlops.settings import (
     folder_sha256,
 )
-from housemlops.core.files import read_optional_json
 from housemlops.site.templates import show_number
-from housemlops.core.files import read_yaml
-
 
 OPEN_SOURCE = re.compile(
     r"Apache|MIT|BSD|Python Software|PSF|MPL|Mozilla|ISC|GPL|EPL|Zope|Unlicense|CC0|Public Domain|Artistic"

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from housemlops.core.files import read_optional_json
 from housemlops.settings import (
     folder_sha256,
 )
-from housemlops.core.files import read_optional_json
-
 
 DESCRIBE = """import json, app
 outer = app.app

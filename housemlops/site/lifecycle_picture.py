@@ -4,6 +4,7 @@ import re
 import textwrap
 from html import escape
 from pathlib import Path
+
 from housemlops.pipeline.graph import graph, listed, pipeline
 from housemlops.settings import (
     repo_root,

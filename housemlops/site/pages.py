@@ -11,7 +11,6 @@ import tokenize
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-
 DIRECTIVE = re.compile(r"^#\s*\|\s*(\w+).*\n?", re.MULTILINE)
 
 

@@ -6,6 +6,15 @@ import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+
+from housemlops.core.files import read_optional_json
+from housemlops.operations.timeline import (
+    SIGNS,
+    is_finished,
+    judgement,
+    outcome,
+    read_months,
+)
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.settings import (
     Settings,
@@ -14,15 +23,7 @@ from housemlops.settings import (
     settings,
     whole_folder,
 )
-from housemlops.core.files import read_optional_json
-from housemlops.operations.timeline import (
-    read_months,
-    SIGNS,
-    judgement,
-    outcome,
-    is_finished,
-)
-from housemlops.site.templates import fill, show_number, percent, offline
+from housemlops.site.templates import fill, offline, percent, show_number
 from housemlops.site.timeline_picture import history_svg
 
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from housemlops.operations.timeline import SIGNS, judgement, outcome, read_months
 from housemlops.settings import (
     repo_root,
 )
-from housemlops.operations.timeline import read_months, SIGNS, judgement, outcome
-from housemlops.site.templates import fill, show_number, percent
+from housemlops.site.templates import fill, percent, show_number
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
