@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import sqlite3
@@ -167,15 +166,29 @@ def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
             ) and answer["high"] / wanted.high == pytest.approx(1, rel=1e-4)
 
 
+# JSON Schema cannot say that the data of a tensor are as many as its shape says.
+CONFIG = """
+[parameters]
+"path.name" = "{model}"
+"path.number" = "{version}"
+
+[[operations]]
+include-path-regex = "/infer$"
+checks.positive_data_acceptance.enabled = false
+warnings = false
+"""
+
+
 def schemathesis(server: Live, folder: Path, *options: str) -> None:
-    "Let schemathesis ask a server whatever its description allows and forbids"
+    "Let schemathesis ask a server whatever its description allows and forbids, of the model that it serves"
+    note = json.loads((server.folder / "model/release.json").read_text())
+    config = CONFIG.format(**note)
+    (folder / "schemathesis.toml").write_text(config)
     done = subprocess.run(
         [
             Path(sys.executable).with_name("st"),
             "run",
             f"{server.url}/openapi.json",
-            "--checks",
-            "all",
             "--max-examples",
             "10",
             "--seed",
@@ -188,8 +201,8 @@ def schemathesis(server: Live, folder: Path, *options: str) -> None:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert re.search(r"\b(\d+) generated, \1 passed", done.stdout), done.stdout[-5000:]
+    found_nothing = done.returncode == 0 and "No issues found" in done.stdout
+    assert found_nothing, done.stdout[-5000:]
 
 
 def test_schemathesis_finds_nothing(server, tmp_path):
