@@ -1,33 +1,32 @@
 """The faults that the labs put into a checkout."""
 
-from housemlops.settings import WorkbookError, did_you_mean
 from housemlops.learning.code_faults import (
-    put_loss_twice,
-    probe_loss_twice,
-    put_early_crown_and_train,
-    probe_early_crown,
-    put_open_secret,
-    probe_open_secret,
-    put_lost_tag,
-    probe_lost_tag,
-    put_cry_wolf,
     probe_cry_wolf,
+    probe_early_crown,
+    probe_loss_twice,
+    probe_lost_tag,
+    probe_open_secret,
+    put_cry_wolf,
+    put_early_crown_and_train,
+    put_loss_twice,
+    put_lost_tag,
+    put_open_secret,
 )
 from housemlops.learning.data_faults import (
     NEW_SALES,
-    put_letter_case,
-    probe_letter_case,
-    put_missing_data,
-    probe_missing_data,
-    put_left_over,
     probe_left_over,
-    put_row_number,
+    probe_letter_case,
+    probe_missing_data,
     probe_row_number,
-    put_shared_rows,
     probe_shared_rows,
+    put_left_over,
+    put_letter_case,
+    put_missing_data,
+    put_row_number,
+    put_shared_rows,
 )
-from housemlops.learning.lab_tools import Lab, BACK
-
+from housemlops.learning.lab_tools import BACK, Lab
+from housemlops.settings import WorkbookError, did_you_mean
 
 LABS = (
     Lab(
@@ -47,7 +46,7 @@ LABS = (
         put_loss_twice,
         probe_loss_twice,
         "The loss of a batch is a mean already; the sum of these means was divided by the number of sales once more.",
-        "nbs/evaluate.ipynb, 'Six ways to be wrong', which has three errors by hand (`nbdev-test --path nbs/evaluate.ipynb`), and its check that MSE is the square of RMSE",
+        "nbs/evaluate.ipynb, 'Six ways to be wrong', which has three errors by hand (`pytest tests/test_notebooks.py -k evaluate`), and its check that MSE is the square of RMSE",
         BACK,
     ),
     Lab(

@@ -101,14 +101,19 @@ def closure(root: Path, start: set[str]) -> set[str]:
     return found
 
 
-def run_code(notebook: dict) -> str:
-    """Return the code of the cells that a scheduled run executes, as Python without magics."""
+def notebook_code(notebook: dict, leave_out: str = "") -> str:
+    """Return the code of a notebook as Python without magics.
+
+    Args:
+        notebook: As its file holds it.
+        leave_out: Tag of cells to leave out, such as "lesson", which a scheduled run skips.
+    """
     from IPython.core.inputtransformer2 import TransformerManager
 
     python, code = TransformerManager(), []
     for cell in notebook["cells"]:
-        lesson = "lesson" in cell["metadata"].get("tags", [])
-        if cell["cell_type"] == "code" and not lesson:
+        left_out = leave_out in cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and not left_out:
             code.append(python.transform_cell("".join(cell["source"])))
     return "\n".join(code)
 
@@ -125,7 +130,7 @@ def stage_sources(root: Path, stage: str) -> set[str]:
     """
     name = f"nbs/{stage}.ipynb"
     notebook = json.loads((root / name).read_text(encoding="utf-8"))
-    start = imported(root, run_code(notebook), [])
+    start = imported(root, notebook_code(notebook, "lesson"), [])
     start |= {f"housemlops/{stage}.py", RUNNER}
     return {name, *ENVIRONMENT, *closure(root, start)}
 

@@ -2,17 +2,18 @@
 
 import ast
 import json
-import re
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+from housemlops.pipeline.closure import notebook_code
 from housemlops.pipeline.graph import listed
 from housemlops.settings import (
     WorkbookError,
     repo_root,
 )
-from housemlops.site.templates import fill
 from housemlops.site.lifecycle_picture import lifecycle
+from housemlops.site.templates import fill
 
 
 def imported_modules(code: str) -> set[str]:
@@ -34,17 +35,6 @@ def imported_modules(code: str) -> set[str]:
     return names
 
 
-def notebook_code(path: Path) -> str:
-    """Join the code cells of a notebook, without magic commands.
-
-    Args:
-        path: An .ipynb file.
-    """
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return re.sub(r"(?m)^( *)[%!].*", r"\1pass", "\n".join(code))
-
-
 def notebook_imports(root: Path) -> dict[str, list[str]]:
     """Find which notebooks each notebook but the index rests on.
 
@@ -57,11 +47,11 @@ def notebook_imports(root: Path) -> dict[str, list[str]]:
     Returns:
         Notebook -> notebooks whose modules it imports.
     """
-    code = {
-        path.stem: notebook_code(path)
-        for path in sorted((root / "nbs").glob("*.ipynb"))
-        if path.stem != "index"
-    }
+    code = {}
+    for path in sorted((root / "nbs").glob("*.ipynb")):
+        if path.stem != "index":
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            code[path.stem] = notebook_code(notebook)
     exporting = {name for name in code if f"#| default_exp {name}" in code[name]}
     package = root / "housemlops"
 
