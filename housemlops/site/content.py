@@ -221,7 +221,7 @@ def table_after(text: str, words: str) -> str:
 
 
 def helpers(house: dict) -> dict[str, Callable]:
-    """What a page can ask for: a link to a notebook, a test that proves a claim, the rows of another page's table.
+    """What a page can ask for: a link to a notebook or a file, a test that proves a claim, the rows of another page's table.
 
     Args:
         house: What `gather` found.
@@ -234,9 +234,12 @@ def helpers(house: dict) -> dict[str, Callable]:
     def room(name):
         return f"[{name}]({name}.ipynb)" if name in about else f"`{name}`"
 
-    def proof(file, test):
-        path, shown = f"tests/{file}.py", f"`tests/{file}.py::{test}`"
+    def file(path, shown):
         return f"[{shown}](path:files/{path})" if (root / path).is_file() else shown
+
+    def proof(name, test):
+        path = f"tests/{name}.py"
+        return file(path, f"`{path}::{test}`")
 
     def cells(page, words):
         source = root / f"nbs/site/pages/{page}.md"
@@ -246,7 +249,7 @@ def helpers(house: dict) -> dict[str, Callable]:
             for line in table.splitlines()[2:]
         ]
 
-    return {"room": room, "proof": proof, "cells": cells}
+    return {"room": room, "file": file, "proof": proof, "cells": cells}
 
 
 def notebook_page(name: str, house: dict) -> str:
