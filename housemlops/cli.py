@@ -103,11 +103,11 @@ def shift_names() -> list[str]:
     return []
 
 
-def cluster_names() -> list[str]:
+def environment_names() -> list[str]:
     "The clusters of deploy/."
-    from housemlops.cluster.manifests import clusters
+    from housemlops.cluster.manifests import cluster_names
 
-    return clusters(repo_root())
+    return cluster_names(repo_root())
 
 
 JSON = typer.Option(
@@ -292,7 +292,7 @@ ENVIRONMENT = typer.Option(
     "",
     "--env",
     help="A cluster (local, production) instead of this machine: by a commit that is pushed.",
-    autocompletion=completing(cluster_names),
+    autocompletion=completing(environment_names),
 )
 
 
@@ -328,7 +328,7 @@ def promote(
         "",
         "--from",
         help="With --env: take what this cluster runs.",
-        autocompletion=completing(cluster_names),
+        autocompletion=completing(environment_names),
     ),
     despite_gates: bool = typer.Option(
         False, "--despite-gates", help="Even if a gate of its evaluation failed."
@@ -548,13 +548,13 @@ def deploy_result(
     from rich.console import Console
 
     from housemlops.cluster.checks import check_deploy as find_faults
-    from housemlops.cluster.manifests import clusters, read_cluster
+    from housemlops.cluster.manifests import cluster_names, read_cluster
 
     with Console(stderr=True).status(
         "Each path is rendered, validated and scanned (about half a minute)"
     ):
         faults = find_faults(root)
-    names, objects = clusters(root), None
+    names, objects = cluster_names(root), None
     if not faults:
         objects = sum(len(read_cluster(root, name).manifests) for name in names)
     return {"ok": not faults, "faults": faults, "clusters": names, "objects": objects}

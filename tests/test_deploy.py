@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from housemlops.cli import deploy_result
-from housemlops.cluster.checks import check_deploy, difference
-from housemlops.cluster.manifests import clusters, read_cluster, run_tool
+from housemlops.cluster.checks import check_deploy
+from housemlops.cluster.difference import difference
+from housemlops.cluster.manifests import cluster_names, read_cluster, run_tool
 from housemlops.cluster.scanners import ALLOWED
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
 
@@ -640,7 +641,7 @@ def test_another_model_changes_nothing_but_the_release(tree):
 
 def test_production_is_another_overlay_of_the_same():
     "All objects of the bases are in both clusters; what only one has comes from its own folder"
-    local, production = (read_cluster(ROOT, name) for name in clusters(ROOT))
+    local, production = (read_cluster(ROOT, name) for name in cluster_names(ROOT))
 
     def own(one, other):
         return {

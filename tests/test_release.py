@@ -16,12 +16,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from housemlops.cluster import release
-from housemlops.cluster.checks import difference
+from housemlops.cluster.difference import difference
 from housemlops.cluster.manifests import read_cluster
-from housemlops.cluster.model_store import bring, file_of, keep
+from housemlops.cluster.model_store import fetch_release, store_release
 from housemlops.cluster.release import promote_to, release_champion, rollback_in
-from housemlops.cluster.release_commit import Moved
-from housemlops.cluster.release_file import parsed
+from housemlops.cluster.release_commit import BranchMoved
+from housemlops.cluster.release_file import parse_release, release_file
 from housemlops.pipeline.graph import ancestors, graph, pipeline
 from housemlops.pipeline.sample import copy_sample, kept_sample
 from housemlops.settings import WorkbookError, folder_sha256, repo_root, tracking
@@ -105,7 +105,7 @@ class House:
         ]
 
     def release(self, env: str = "local") -> dict[str, str]:
-        return parsed((self.root / file_of(env)).read_text())
+        return parse_release((self.root / release_file(env)).read_text())
 
     def model(self, env: str = "local") -> Path:
         return Path(self.release(env)["MODEL_URI"].removeprefix("file://"))
@@ -163,7 +163,7 @@ def empty(tmp_path_factory) -> House:
     for name in ("settings.ini", "params.yaml"):
         shutil.copy(ROOT / name, house.root)
     for env in ("local", "production"):
-        (house.root / file_of(env)).write_text(
+        (house.root / release_file(env)).write_text(
             "# the model\n"
             + "".join(f"{field}={value}\n" for field, value in NONE.items())
         )
@@ -224,7 +224,7 @@ def test_the_difference_is_the_release_and_nothing_else(fresh):
     assert {
         line[1:].strip().removeprefix("- ") for line in changed if "name: " in line
     } == {f"name: {name}" for name in names}
-    assert fresh.git("diff", "--name-only", start, "HEAD") == file_of("local")
+    assert fresh.git("diff", "--name-only", start, "HEAD") == release_file("local")
     assert (
         sh(fresh.remote, "rev-parse", "main")
         == fresh.git("rev-parse", "HEAD")
@@ -253,7 +253,7 @@ def test_what_is_released_is_what_the_server_has(house):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (house.root / file_of("local")).read_text().splitlines()[
+    assert (house.root / release_file("local")).read_text().splitlines()[
         0
     ] == "# the model" and list(release) == list(NONE)
 
@@ -302,8 +302,8 @@ def test_production_gets_the_same_bytes(house, monkeypatch, tmp_path):
         )
         if lost:
             house.commit(
-                file_of("local"),
-                (house.root / file_of("local"))
+                release_file("local"),
+                (house.root / release_file("local"))
                 .read_text()
                 .replace("/releases/", "/gone/"),
             )
@@ -360,8 +360,8 @@ def test_rollback_knows_what_a_person_reverted(house):
 def test_rollback_refuses_what_a_person_edited(house):
     house.promote(what="2")
     house.commit(
-        file_of("local"),
-        (house.root / file_of("local")).read_text() + "# a thought\n",
+        release_file("local"),
+        (house.root / release_file("local")).read_text() + "# a thought\n",
         "docs: a thought",
     )
     house.push()
@@ -376,7 +376,7 @@ def test_rollback_refuses_what_a_person_edited(house):
 
 
 def dirty(house):
-    (house.root / file_of("local")).write_text("MODEL_TAG=v9\n")
+    (house.root / release_file("local")).write_text("MODEL_TAG=v9\n")
 
 
 def dirty_new(house):
@@ -430,8 +430,8 @@ def refusing(house):
 
 def another_hash(house):
     house.commit(
-        file_of("local"),
-        (house.root / file_of("local"))
+        release_file("local"),
+        (house.root / release_file("local"))
         .read_text()
         .replace(house.release()["MODEL_SHA256"], "7" * 64),
     )
@@ -457,8 +457,8 @@ def unrendered(house):
 
 def another_name(house):
     house.commit(
-        file_of("production"),
-        (house.root / file_of("production"))
+        release_file("production"),
+        (house.root / release_file("production"))
         .read_text()
         .replace("VERSION=0", "VERSION=4")
         .replace("TAG=v0", "TAG=v4"),
@@ -610,7 +610,7 @@ def test_edits_elsewhere_stay_where_they_are(house):
         "status", "--porcelain"
     ) == "M notes.txt\n?? new.txt" and house.git(
         "show", "--name-only", "--format=", done.commit
-    ) == file_of("production")
+    ) == release_file("production")
 
 
 def test_somebody_who_was_faster(house, monkeypatch):
@@ -621,7 +621,8 @@ def test_somebody_who_was_faster(house, monkeypatch):
     )
     here = house.seen()[:4]
     with pytest.raises(
-        Moved, match="origin/main has moved in the meantime, so nothing was promoted"
+        BranchMoved,
+        match="origin/main has moved in the meantime, so nothing was promoted",
     ):
         house.promote("production")
     assert (
@@ -653,7 +654,8 @@ def killed(house: House, at: str, after: int = 0) -> int:  # exit code
 
 
 @pytest.mark.parametrize(
-    "at, after", [("keep", 0), ("commit_with", 0), ("check_commit", 0), ("push", 0)]
+    "at, after",
+    [("store_release", 0), ("commit_file", 0), ("check_commit", 0), ("push", 0)],
 )
 def test_killed_before_the_push_nothing_has_happened(house, at, after):
     unchanged = house.seen()
@@ -679,7 +681,7 @@ def test_killed_after_the_push_it_is_whole(house, monkeypatch):
         and sh(house.remote, "log", "-1", "--format=%s", "main")
         == f"deploy(production): {NAME} v1"
     )
-    with pytest.raises(Moved, match="behind origin/main by 1: git pull"):
+    with pytest.raises(BranchMoved, match="behind origin/main by 1: git pull"):
         house.promote("production")
     house.git("pull", "--quiet", "--ff-only", "origin", "main")
     assert house.release("production") == house.release("local")
@@ -805,22 +807,22 @@ def test_half_an_upload_is_completed_and_a_change_is_refused(
 
     monkeypatch.setattr(fs, "put_file", broken)
     with pytest.raises(WorkbookError, match="does not answer .*the line went dead"):
-        keep(store, NAME, "v1", folder)
+        store_release(store, NAME, "v1", folder)
     monkeypatch.setattr(fs, "put_file", put)
-    uri = keep(store, NAME, "v1", folder)
+    uri = store_release(store, NAME, "v1", folder)
     assert uri == f"{store}/{NAME}/v1-{folder_sha256(folder)[:12]}"
     back = tmp_path / "back"
     back.mkdir()
     assert (
-        bring(uri, back)
+        fetch_release(uri, back)
         and folder_sha256(back) == folder_sha256(folder)
-        and keep(store, NAME, "v1", folder) == uri
+        and store_release(store, NAME, "v1", folder) == uri
     )
     graph = f"{fs._strip_protocol(uri)}/graph.onnx"
     fs.pipe_file(graph, fs.cat_file(graph)[::-1])
     with pytest.raises(WorkbookError, match="were changed"):
-        keep(store, NAME, "v1", folder)
-    assert not bring(f"{store}/{NAME}/v8", back)
+        store_release(store, NAME, "v1", folder)
+    assert not fetch_release(f"{store}/{NAME}/v8", back)
 
 
 def test_a_store_that_loses_bytes(folder, tmp_path, monkeypatch):
@@ -833,14 +835,14 @@ def test_a_store_that_loses_bytes(folder, tmp_path, monkeypatch):
         lambda here, there, **more: fs.pipe_file(there, Path(here).read_bytes()[1:]),
     )
     with pytest.raises(WorkbookError, match="does not give back what was written"):
-        keep(f"memory://lossy-{tmp_path.name}", NAME, "v1", folder)
+        store_release(f"memory://lossy-{tmp_path.name}", NAME, "v1", folder)
 
 
 def test_a_store_that_is_none(folder):
     with pytest.raises(
         WorkbookError, match="The store gopher://nowhere does not answer"
     ):
-        keep("gopher://nowhere", NAME, "v1", folder)
+        store_release("gopher://nowhere", NAME, "v1", folder)
 
 
 def test_a_request_is_a_branch_for_others_to_merge(house, monkeypatch):
@@ -872,7 +874,7 @@ def test_a_request_is_a_branch_for_others_to_merge(house, monkeypatch):
     sh(other, "push", "--quiet", "origin", "main")
     house.git("pull", "--quiet", "--ff-only", "origin", "main")
     assert house.release("production") == house.release("local")
-    assert release.effective(house.root, "HEAD", "production") == (
+    assert release.last_change(house.root, "HEAD", "production") == (
         done.commit,
         done.subject,
     )
@@ -894,7 +896,7 @@ def automatic(house, monkeypatch) -> House:
     return house
 
 
-def test_the_lifecycle_promotes_past_every_checkout(automatic, capsys):
+def test_the_lifecycle_promotes_past_every_checkout(automatic):
     "On top of what the remote has, whatever state the checkout is in; and once only"
     dirty(automatic)
     diverged(automatic)
@@ -907,7 +909,7 @@ def test_the_lifecycle_promotes_past_every_checkout(automatic, capsys):
     )
     assert (
         done.subject == f"deploy(local): {NAME} v3"
-        and f"{NAME} v3 for local: commit" in capsys.readouterr().out
+        and f"{NAME} v3 for local: commit" in done.sentence
     )
     assert (
         release_champion(automatic.root, "sample") is None
@@ -924,7 +926,7 @@ def test_two_runs_that_finish_together(automatic, monkeypatch):
             others.append(automatic.colleague())
 
     monkeypatch.setattr(release, "check_commit", meanwhile)
-    done = release_champion(automatic.root, "sample", told=lambda sentence: None)
+    done = release_champion(automatic.root, "sample")
     assert (
         others == [sh(automatic.remote, "rev-parse", f"{done.commit}^")]
         and sh(automatic.remote, "rev-parse", "main") == done.commit
@@ -952,7 +954,7 @@ def test_the_lifecycle_needs_a_remote_and_is_off_by_default(house, monkeypatch):
     ],
 )
 def test_where_to_open_a_request(url, page):
-    assert release.page_of(url) == page
+    assert release.web_page(url) == page
 
 
 def test_the_dags_promote_after_the_stage_serve_and_a_replay_does_not(

@@ -1,4 +1,4 @@
-"""Read and render the manifests of the clusters, and judge each object by its schema."""
+"""Read and render the manifests of the clusters, as Flux does."""
 
 import functools
 import json
@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -16,11 +16,18 @@ from ruamel.yaml import YAML, YAMLError
 
 from housemlops.settings import WorkbookError, did_you_mean
 
+FLUX = "kustomize.toolkit.fluxcd.io"
+ORIGIN = "config.kubernetes.io/origin"
+# A generated ConfigMap's name ends with a hash of its content.
+HASHED = re.compile(r"-[2456789bcdfghkmt]{10}$")
+VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_]\w*)?(?::?[-=]([^}]*))?([^}]*)\}")
+PODS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Pod")
+
 
 class Manifest(NamedTuple):
-    "An object as the cluster would get it"
+    """An object as the cluster would get it."""
 
-    file: str  # from the root of the repository
+    file: str  # path in the repository
     body: dict
     layer: str  # Flux Kustomization that applies it
 
@@ -32,436 +39,303 @@ class Manifest(NamedTuple):
         return self.body.get("kind", "")
 
     @property
+    def metadata(self) -> dict:
+        return self.body.get("metadata") or {}
+
+    @property
     def name(self) -> str:
-        return self.body.get("metadata", {}).get("name", "")
+        return self.metadata.get("name", "")
 
     @property
     def namespace(self) -> str:
-        return self.body.get("metadata", {}).get("namespace", "")
+        return self.metadata.get("namespace", "")
 
     @property
     def spec(self) -> dict:
         return self.body.get("spec") or {}
 
+    @property
+    def pod(self) -> dict:
+        """The pod that a workload starts: its metadata and spec."""
+        if self.kind == "Pod":
+            return self.body
+        if self.kind == "CronJob":
+            return self.spec["jobTemplate"]["spec"]["template"]
+        return self.spec.get("template", {})
+
+    @property
+    def pod_labels(self) -> dict[str, str]:
+        return self.pod.get("metadata", {}).get("labels", {})
+
+    @property
+    def containers(self) -> list[dict]:
+        """The containers of a workload, init containers first."""
+        spec = self.pod.get("spec", {})
+        return [*spec.get("initContainers", ()), *spec.get("containers", ())]
+
+
+class Cluster(NamedTuple):
+    """All that one cluster is given."""
+
+    name: str
+    manifests: list[Manifest]  # those of deploy/clusters/<name> have the layer ""
+    faults: list[str]  # what could not be read
+
+    @property
+    def layers(self) -> dict[str, Manifest]:
+        """The Flux Kustomizations by their names."""
+        return {layer.name: layer for layer in self.of("Kustomization")}
+
+    def of(self, *kinds: str) -> list[Manifest]:
+        """Return the objects of some kinds."""
+        return [one for one in self.manifests if one.kind in kinds]
+
+    def find(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """Return an object by its name."""
+        for one in self.of(kind):
+            if (one.namespace, one.name) == (namespace, name):
+                return one
+        return None
+
+
+def suggest(name: str, names) -> str:
+    """Return ". Did you mean 'x'?" when a known name is spelled nearly alike."""
+    suggestion = did_you_mean(name, names)
+    return f".{suggestion}" if suggestion else ""
+
 
 @functools.cache
-def as_json(text: str) -> str:
-    "A YAML text as JSON, read once only: the two clusters share most of theirs"
-    return json.dumps(
-        [found for found in YAML(typ="safe").load_all(text) if found], default=str
-    )
-
-
-def hint(name: str, names) -> str:
-    """A second sentence, when something known is spelled nearly alike.
-
-    Returns:
-        ". Did you mean 'x'?", or nothing.
-    """
-    return f".{found}" if (found := did_you_mean(name, names)) else ""
+def yaml_to_json(text: str) -> str:
+    """Return the objects in a YAML text as JSON; the clusters share most texts."""
+    objects = [one for one in YAML(typ="safe").load_all(text) if one]
+    return json.dumps(objects, default=str)
 
 
 def documents(text: str) -> list[dict]:
-    "The objects in a YAML text"
-    return json.loads(as_json(text))
+    """Return the objects in a YAML text."""
+    return json.loads(yaml_to_json(text))
 
 
-def search_path() -> str:
-    "Where programs are looked for: this environment first"
-    return os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    )
+def as_list(value: object) -> list:
+    """Return a list as it is, and anything else in a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def mappings_in(node: object) -> Iterator[dict]:
+    """Yield every mapping in an object, at any depth."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from mappings_in(part)
+
+
+def strings_in(node: object) -> Iterator[tuple[str, str]]:
+    """Yield every string in an object, with the key that it or its list stands at."""
+    for mapping in mappings_in(node):
+        for key, value in mapping.items():
+            for text in as_list(value):
+                if isinstance(text, str):
+                    yield key, text
+
+
+def tool_path() -> str:
+    """Return the PATH to look for programs in: this environment first."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def run_tool(name: str, *arguments, **options) -> subprocess.CompletedProcess:
-    """Run a pinned tool, its output as text.
+    """Run a program that the environment brings, its output as text.
 
-    Args:
-        name: Of a program that the environment brings.
+    Raises:
+        WorkbookError: The program is not installed.
     """
-    path = shutil.which(name, path=search_path())
+    path = shutil.which(name, path=tool_path())
     if path is None:
         raise WorkbookError(
-            f"The program {name} is not installed: `make doctor` sets the environment up"
+            f"The program {name} is not installed. "
+            "`make doctor` sets the environment up."
         )
-    return subprocess.run(
-        [path, *map(str, arguments)], capture_output=True, text=True, **options
-    )
+    command = [path, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 def kustomization_of(folder: Path) -> Path | None:
-    """The kustomization.yaml of a folder.
-
-    Returns:
-        The file, when there is one.
-    """
-    return next(
-        (
-            folder / name
-            for name in ("kustomization.yaml", "kustomization.yml", "Kustomization")
-            if (folder / name).exists()
-        ),
-        None,
-    )
+    """Return the kustomization.yaml of a folder, when there is one."""
+    for name in ("kustomization.yaml", "kustomization.yml", "Kustomization"):
+        if (folder / name).exists():
+            return folder / name
+    return None
 
 
-ORIGIN = re.compile(
-    r"^    config\.kubernetes\.io/origin: \|\n((?: {6}.*\n?)+)", re.MULTILINE
-)
+def render(root: Path, path: str) -> list[str]:
+    """Render a folder with kustomize, each object with its file in an annotation.
 
+    As for Flux, a folder without kustomization.yaml means all its files.
 
-def render(root: Path, path: str) -> list[tuple[str, str]]:
-    """What kustomize makes of a folder; as for Flux, a folder without kustomization.yaml means all its files.
-
-    Returns:
-        File it comes from, YAML text, of each object.
+    Raises:
+        WorkbookError: Kustomize cannot build the folder.
     """
     root, folder = root.resolve(), (root / path).resolve()
-    whole = kustomization_of(folder) is not None
+    options = []
+    sources = [folder]
+    if kustomization_of(folder) is None:
+        options = ["--load-restrictor=LoadRestrictionsNone"]
+        sources = sorted(folder.rglob("[!.]*.yaml"))
     with TemporaryDirectory() as made:
         scratch = Path(made).resolve()
-        sources = (
-            [folder]
-            if whole
-            else sorted(
-                file for file in folder.rglob("*.yaml") if not file.name.startswith(".")
-            )
-        )
-        (scratch / "kustomization.yaml").write_text(
-            json.dumps(
-                {
-                    "resources": [
-                        os.path.relpath(source, scratch) for source in sources
-                    ],
-                    "buildMetadata": ["originAnnotations"],
-                }
-            )
-        )
-        done = run_tool(
-            "kubectl",
-            "kustomize",
-            *([] if whole else ["--load-restrictor=LoadRestrictionsNone"]),
-            scratch,
-        )
+        kustomization = {
+            "resources": [os.path.relpath(source, scratch) for source in sources],
+            "buildMetadata": ["originAnnotations"],
+        }
+        (scratch / "kustomization.yaml").write_text(json.dumps(kustomization))
+        done = run_tool("kubectl", "kustomize", *options, scratch)
     if done.returncode:
-        raise WorkbookError(
-            f"{path}: kustomize cannot build it: {kustomize_says(done.stderr, root)}"
-        )
-
-    def file_of(text):  # from the root of the repository
-        told = re.search(r"(?:path|configuredIn): (\S+)", ORIGIN.search(text)[1])[1]
-        return (scratch / told).resolve().relative_to(root).as_posix()
-
-    return [
-        (
-            file_of(text),
-            re.sub(
-                r"^  annotations:\n(?! {4})",
-                "",
-                ORIGIN.sub("", text),
-                flags=re.MULTILINE,
-            ),
-        )
-        for text in re.split(r"^---\n", done.stdout, flags=re.MULTILINE)
-        if text.strip()
-    ]
+        reason = " ".join(done.stderr.replace(f"{root}/", "").split())[-300:]
+        raise WorkbookError(f"{path}: kustomize cannot build it: {reason}")
+    rendered = done.stdout.replace(f"{os.path.relpath(root, scratch)}/", "")
+    return [text for text in rendered.split("\n---\n") if text.strip()]
 
 
-def kustomize_says(error: str, root: Path) -> str:
-    "The end of a chain of causes, back to the first path that it names"
-    causes = " ".join(error.replace(f"{root}/", "").split()).split(": ")
-    while len(causes) > 1 and not re.search(r"deploy/|\.yaml|\w\.v\d", causes[-1]):
-        causes[-2:] = [": ".join(causes[-2:])]
-    return causes[-1][:300]
+def to_manifest(text: str, layer: str) -> Manifest:
+    """Return a rendered object, its origin taken out of the annotations."""
+    body = documents(text)[0]
+    annotations = body["metadata"]["annotations"]
+    origin = documents(annotations.pop(ORIGIN))[0]
+    if not annotations:
+        del body["metadata"]["annotations"]
+    return Manifest(origin.get("path") or origin["configuredIn"], body, layer)
 
 
-@functools.cache
-def judged(schema: str, text: str) -> str:
-    """The first thing in an object that its schema refuses; each is judged once, and the clusters share most.
-
-    Args:
-        schema: JSON Schema of a Flux kind; empty for Kubernetes' own.
-        text: The object as JSON.
+def substitute(text: str, values: dict[str, str]) -> tuple[str, list[str]]:
+    """Fill in variables as Flux does after rendering (postBuild).
 
     Returns:
-        Empty when there is nothing to say.
+        The text, and the expressions that have no value.
     """
-    import jsonschema
-    import kubernetes_validate
+    unresolved = []
 
-    body = json.loads(text)
-    if schema:
-        error = next(
-            jsonschema.Draft202012Validator(json.loads(schema)).iter_errors(body), None
-        )
-        while error and error.context:
-            error = max(
-                error.context,
-                key=lambda part: (len(part.absolute_path), part.validator != "type"),
-            )
-        return f"{place(error.absolute_path)}: {error.message}" if error else ""
-    try:
-        kubernetes_validate.validate(
-            body, kubernetes_validate.latest_version(), strict=True
-        )
-    except kubernetes_validate.ValidationError as error:
-        return f"{place(error.path)}: {error.message}"
-    except kubernetes_validate.SchemaNotFoundError:
-        return f"{body.get('apiVersion')} {body.get('kind')} is a kind that neither this Kubernetes nor this Flux knows"
-    return ""
-
-
-def schema_fault(folder: Path, body: dict) -> str:
-    """What the schema of an object's kind refuses in it.
-
-    Args:
-        folder: Of the Flux schemas.
-
-    Returns:
-        Empty when there is none.
-    """
-    group, _, version = body.get("apiVersion", "").rpartition("/")
-    path = folder / f"{body.get('kind', '').lower()}-{group}-{version}.json"
-    return judged(
-        path.read_text() if path.exists() else "", json.dumps(body, default=str)
-    )
-
-
-def place(path) -> str:
-    """Where in an object.
-
-    Returns:
-        Such as spec.containers.0.image.
-    """
-    return ".".join(map(str, path or ())) or "the object"
-
-
-VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_]\w*)?(?::?[-=]([^}]*))?([^}]*)\}")
-
-
-def substituted(text: str, values: dict[str, str]) -> tuple[str, list[str]]:
-    """Do what Flux does after rendering (postBuild).
-
-    Args:
-        text: YAML.
-        values: Variables of the cluster.
-
-    Returns:
-        Text, expressions left over.
-    """
-    left = []
-
-    def value(found):
-        escaped, name, default, rest = found.groups()
+    def replace(match):
+        escaped, name, default, rest = match.groups()
         if escaped:
-            return found[0][1:]
+            return match[0][1:]
         if name in values and not rest:
             return str(values[name])
         if name and default is not None and not rest:
             return default
-        left.append(found[0])
-        return found[0]
+        unresolved.append(match[0])
+        return match[0]
 
-    return VARIABLE.sub(value, text), left
-
-
-LAYER = "kustomize.toolkit.fluxcd.io"
+    return VARIABLE.sub(replace, text), unresolved
 
 
-HASHED = re.compile(
-    r"-[2456789bcdfghkmt]{10}$"
-)  # as kustomize writes the hash of a content
-
-
-PODS = (
-    "Deployment",
-    "StatefulSet",
-    "DaemonSet",
-    "Job",
-    "CronJob",
-    "Pod",
-)  # kinds that start pods
-
-
-class Cluster(NamedTuple):
-    "All that one cluster is given"
-
-    name: str
-    manifests: list[
-        Manifest
-    ]  # those of deploy/clusters/<name> itself have the layer ""
-    faults: list[str]  # what could not be read
-
-    @property
-    def layers(self) -> dict[str, Manifest]:  # name -> Flux Kustomization
-        return {found.name: found for found in self.manifests if is_layer(found)}
-
-    def of(self, *kinds: str) -> list[Manifest]:
-        return [found for found in self.manifests if found.kind in kinds]
-
-
-def is_layer(manifest: Manifest) -> bool:
-    "Whether an object is a Kustomization of Flux, not of kustomize"
-    return manifest.kind == "Kustomization" and manifest.body.get(
-        "apiVersion", ""
-    ).startswith(LAYER)
-
-
-def variables(layer: Manifest, manifests: list[Manifest]) -> dict[str, str]:
-    "What a layer may substitute: its own values over those of the ConfigMaps it names"
+def variables_of(layer: Manifest, known: list[Manifest]) -> dict[str, str]:
+    """Return a layer's variables: its own over those of the ConfigMaps it names."""
     build = layer.spec.get("postBuild") or {}
-    named = {
-        (source["kind"], source["name"]) for source in build.get("substituteFrom", ())
-    }
-    found = [
-        one.body.get("data") or {}
-        for one in manifests
-        if (one.kind, one.name) in named and one.namespace == layer.namespace
-    ]
-    return {name: value for data in found for name, value in data.items()} | build.get(
-        "substitute", {}
-    )
+    sources = [(one["kind"], one["name"]) for one in build.get("substituteFrom", ())]
+    values = {}
+    for one in known:
+        if (one.kind, one.name) in sources and one.namespace == layer.namespace:
+            values |= one.body.get("data") or {}
+    return values | build.get("substitute", {})
 
 
-def filled_in(
-    file: str, text: str, layer: Manifest, known: list[Manifest]
-) -> tuple[Manifest, list[str]]:
-    """A rendered object after substitution.
+def fill_in(text: str, layer: Manifest, known: list[Manifest]) -> tuple[str, list[str]]:
+    """Fill the variables of a layer into a rendered object.
 
     Returns:
-        Object, faults.
+        The text, and the expressions that Flux would leave or empty.
     """
-    untouched = f"{LAYER}/substitute: disabled" in text
-    offered = {
-        name
-        for one in known
-        if not one.layer and one.kind == "ConfigMap"
-        for name in one.body.get("data", {})
-    }
-    done, left = (
-        substituted(text, variables(layer, known))
-        if "postBuild" in layer.spec and not untouched
-        else (text, [])
-    )
-    if "postBuild" not in layer.spec:
-        left = [found[0] for found in VARIABLE.finditer(text) if found[2] in offered]
-    found = Manifest(file, documents(done)[0], layer.name)
-    return found, [
-        f"{found} holds {expression}, which {layer.file} gives no value: Flux would put nothing in its place"
-        for expression in dict.fromkeys(left)
-    ]
+    if f"{FLUX}/substitute: disabled" in text:
+        return text, []
+    if "postBuild" in layer.spec:
+        return substitute(text, variables_of(layer, known))
+    offered = set()
+    for one in known:
+        if not one.layer and one.kind == "ConfigMap":
+            offered |= one.body.get("data", {}).keys()
+    return text, [match[0] for match in VARIABLE.finditer(text) if match[2] in offered]
 
 
-def path_of(layer: Manifest) -> str:
-    """What a Flux Kustomization applies.
-
-    Returns:
-        From the root of the repository.
-    """
+def layer_path(layer: Manifest) -> str:
+    """Return the folder that a Flux Kustomization applies, from the root."""
     return os.path.normpath(layer.spec.get("path", "."))
 
 
-def read_cluster(root: Path, name: str) -> Cluster:
-    "Render all that a cluster is given, layer by layer"
-    found, faults = [], []
+def read_layer(root: Path, layer: Manifest, cluster: Cluster) -> None:
+    """Add what a layer applies, and its faults, to a cluster."""
+    path = layer_path(layer)
+    if not (root / path).is_dir():
+        cluster.faults.append(
+            f"{layer} has the path {path}, and there is no such folder"
+        )
+        return
+    added = []
     try:
-        found += [
-            Manifest(file, documents(text)[0], "")
-            for file, text in render(root, f"deploy/clusters/{name}")
-        ]
-    except WorkbookError as error:
-        faults.append(str(error))
-    waiting = [manifest for manifest in found if is_layer(manifest)]
-    for layer in waiting:
-        path = path_of(layer)
-        if path == f"deploy/clusters/{name}" or schema_fault(
-            root / "tests/flux-schemas", layer.body
-        ):
-            continue
-        if not (root / path).is_dir():
-            faults.append(f"{layer} has the path {path}, and there is no such folder")
-        else:
-            try:
-                made = [
-                    filled_in(file, text, layer, found)
-                    for file, text in render(root, path)
-                ]
-            except (WorkbookError, YAMLError) as error:
-                faults.append(
-                    f"{layer} cannot be rendered: {str(error).splitlines()[0]}"
+        for text in render(root, path):
+            text, unresolved = fill_in(text, layer, cluster.manifests)
+            manifest = to_manifest(text, layer.name)
+            added.append(manifest)
+            for expression in dict.fromkeys(unresolved):
+                cluster.faults.append(
+                    f"{manifest} holds {expression}, which {layer.file} gives no "
+                    "value: Flux would put nothing in its place"
                 )
-                continue
-            found += [manifest for manifest, _ in made]
-            faults += chain.from_iterable(left for _, left in made)
-            waiting += [manifest for manifest, _ in made if is_layer(manifest)]
-    return Cluster(name, found, faults)
+    except (WorkbookError, YAMLError) as error:
+        first_line = str(error).splitlines()[0]
+        cluster.faults.append(f"{layer} cannot be rendered: {first_line}")
+    cluster.manifests.extend(added)
 
 
-def clusters(root: Path) -> list[str]:
-    "The clusters there are"
-    return sorted(
-        folder.name
-        for folder in (root / "deploy/clusters").iterdir()
-        if folder.is_dir()
-    )
+def read_cluster(root: Path, name: str) -> Cluster:
+    """Render all that a cluster is given, layer by layer."""
+    cluster = Cluster(name, [], [])
+    own = f"deploy/clusters/{name}"
+    try:
+        cluster.manifests.extend(to_manifest(text, "") for text in render(root, own))
+    except WorkbookError as error:
+        cluster.faults.append(str(error))
+    # The list grows while it is read: a layer may apply other layers.
+    for manifest in cluster.manifests:
+        path = manifest.spec.get("path")
+        # The schema rejects a path that is missing or no text.
+        if manifest.kind != "Kustomization" or not isinstance(path, str):
+            continue
+        if os.path.normpath(path) != own:
+            read_layer(root, manifest, cluster)
+    return cluster
 
 
-def ancestors(cluster: Cluster, name: str) -> set[str]:
-    """What a layer waits for, directly or not, and itself.
+def cluster_names(root: Path) -> list[str]:
+    """Return the names of the clusters in deploy/."""
+    folders = (root / "deploy/clusters").iterdir()
+    return sorted(folder.name for folder in folders if folder.is_dir())
 
-    Returns:
-        Names of layers; a circle is cut.
-    """
+
+def layers_before(cluster: Cluster, name: str) -> set[str]:
+    """Return a layer and all that it waits for, directly or not."""
     found, waiting = set(), [name]
     while waiting:
-        if (one := waiting.pop()) in found or one not in cluster.layers:
-            continue
-        found.add(one)
-        waiting += [
-            need["name"] for need in cluster.layers[one].spec.get("dependsOn", ())
-        ]
+        layer = cluster.layers.get(waiting.pop())
+        if layer and layer.name not in found:
+            found.add(layer.name)
+            waiting += [need["name"] for need in layer.spec.get("dependsOn", ())]
     return found
 
 
-def as_list(value: object) -> list:
-    "A list as it is, anything else in a list"
-    return value if isinstance(value, list) else [value]
-
-
-def pod_of(manifest: Manifest) -> dict:
-    """The pod that a workload starts.
-
-    Returns:
-        Metadata, spec.
-    """
-    if manifest.kind == "Pod":
-        return manifest.body
-    return (
-        manifest.spec["jobTemplate"]["spec"]
-        if manifest.kind == "CronJob"
-        else manifest.spec
-    ).get("template", {})
-
-
-def labels_of(manifest: Manifest) -> dict[str, str]:
-    "The labels of a workload's pods"
-    return pod_of(manifest).get("metadata", {}).get("labels", {})
-
-
 def selects(selector: dict, labels: dict) -> bool:
-    """Whether a selector picks a pod.
-
-    Args:
-        selector: MatchLabels.
-    """
-    return selector.items() <= labels.items()
-
-
-def containers_of(manifest: Manifest) -> list[dict]:
-    """All containers of a workload.
-
-    Returns:
-        Init containers first.
-    """
-    spec = pod_of(manifest).get("spec", {})
-    return [*spec.get("initContainers", ()), *spec.get("containers", ())]
+    """Return whether a label selector, expressions included, picks some labels."""
+    if not (selector.get("matchLabels") or {}).items() <= labels.items():
+        return False
+    for rule in selector.get("matchExpressions") or ():
+        value, values = labels.get(rule["key"]), rule.get("values", ())
+        holds = {
+            "In": value in values,
+            "NotIn": value not in values,
+            "Exists": value is not None,
+            "DoesNotExist": value is None,
+        }
+        if not holds[rule["operator"]]:
+            return False
+    return True

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,244 +9,178 @@ from housemlops.cluster.manifests import (
     PODS,
     Cluster,
     Manifest,
-    containers_of,
-    hint,
-    labels_of,
     selects,
+    strings_in,
+    suggest,
 )
-from housemlops.cluster.references import charted, needs_of
+from housemlops.cluster.references import (
+    chart_namespaces,
+    ports_of,
+    needs_of,
+    selected_pods,
+)
 
 ADDRESS = re.compile(
-    r"\b([a-z0-9][a-z0-9-]*)\.([a-z0-9][a-z0-9-]*)\.svc\b(?:\.cluster\.local)?(?::(\d+))?"
+    r"\b([a-z0-9][a-z0-9-]*)\.([a-z0-9][a-z0-9-]*)\.svc\b"
+    r"(?:\.cluster\.local)?(?::(\d+))?"
 )
+URL = re.compile(r"\b(https?)://([a-z0-9.-]+)(?::(\d+))?")
+INSIDE = re.compile(r"\.svc\b|^localhost$|^127\.|^[^.]+$")
 
 
-def texts_of(node: object) -> Iterator[str]:
-    "Every string in an object"
-    if isinstance(node, dict):
-        yield from chain.from_iterable(map(texts_of, node.values()))
-    elif isinstance(node, list):
-        yield from chain.from_iterable(map(texts_of, node))
-    elif isinstance(node, str):
-        yield node
-
-
-def unheard(cluster: Cluster, node: object) -> Iterator[str]:
-    "Addresses in a text or an object at which nobody listens, each with what is wrong"
-    services = {
-        (one.name, one.namespace): {
-            str(port["port"]) for port in one.spec.get("ports", ())
-        }
-        for one in cluster.of("Service")
-    }
-    for name, namespace, port in dict.fromkeys(
-        chain.from_iterable(ADDRESS.findall(text) for text in texts_of(node))
-    ):
-        if namespace in charted(cluster) | {"flux-system", "kube-system"}:
-            continue
-        if (name, namespace) not in services:
-            yield f"speaks to {name}.{namespace}.svc, and there is no such Service{hint(name, [one for one, _ in services])}"
-        elif port and port not in services[name, namespace]:
-            yield f"speaks to port {port} of the Service {name}, which has {', '.join(sorted(services[name, namespace]))}"
-
-
-def address_faults(root: Path, cluster: Cluster) -> Iterator[str]:
-    "Objects that speak to nobody"
-    yield from (
-        f"{manifest} {fault}"
-        for manifest in cluster.manifests
-        for fault in unheard(cluster, manifest.body)
-    )
-
-
-class End(NamedTuple):
-    "One end of a connection"
+class Endpoint(NamedTuple):
+    """One end of a connection."""
 
     namespace: str  # empty: outside the cluster
     labels: dict
 
 
-OUTSIDE = End("", {})
+OUTSIDE = Endpoint("", {})
+NAME_SERVER = Endpoint("kube-system", {"k8s-app": "kube-dns"})
 
 
-NAME_SERVER = End("kube-system", {"k8s-app": "kube-dns"})
+def matches_in(pattern: re.Pattern, node: object) -> list[tuple]:
+    """Return what a pattern finds in the strings of an object, sorted, each once."""
+    found = set()
+    for _, text in strings_in(node):
+        found.update(pattern.findall(text))
+    return sorted(found)
 
 
-def picked(selector: dict, labels: dict) -> bool:
-    "Whether a label selector, expressions included, picks something"
+def unresolved_addresses(cluster: Cluster, node: object) -> Iterator[str]:
+    """Yield what is wrong with the addresses in an object that no Service has."""
+    unknown = chart_namespaces(cluster) | {"flux-system", "kube-system"}
+    for name, namespace, port in matches_in(ADDRESS, node):
+        if namespace in unknown:
+            continue
+        service = cluster.find("Service", namespace, name)
+        if service is None:
+            names = [one.name for one in cluster.of("Service")]
+            yield (
+                f"speaks to {name}.{namespace}.svc, and there is no such Service"
+                f"{suggest(name, names)}"
+            )
+            continue
+        ports = sorted(str(one["port"]) for one in service.spec.get("ports", ()))
+        if port and port not in ports:
+            yield (
+                f"speaks to port {port} of the Service {name}, which has "
+                f"{', '.join(ports)}"
+            )
 
-    def holds(one):
-        there, values = one["key"] in labels, one.get("values", ())
-        return {
-            "In": there and labels.get(one["key"]) in values,
-            "NotIn": labels.get(one["key"]) not in values,
-            "Exists": there,
-            "DoesNotExist": not there,
-        }[one["operator"]]
 
-    return selects(selector.get("matchLabels") or {}, labels) and all(
-        map(holds, selector.get("matchExpressions") or ())
-    )
+def address_faults(root: Path, cluster: Cluster) -> Iterator[str]:
+    """Yield addresses in objects that no Service has."""
+    for manifest in cluster.manifests:
+        for fault in unresolved_addresses(cluster, manifest.body):
+            yield f"{manifest} {fault}"
 
 
-def peers_with(cluster: Cluster, peer: dict, home: str, end: End) -> bool:
-    """Whether a peer of a policy means an end.
+def peer_matches(cluster: Cluster, peer: dict, home: str, end: Endpoint) -> bool:
+    """Return whether a peer of a network policy means an endpoint.
 
     Args:
+        cluster: The cluster.
+        peer: Entry of `from` or `to`.
         home: Namespace of the policy.
+        end: The endpoint.
     """
     if "ipBlock" in peer or not end.namespace:
         return "ipBlock" in peer and not end.namespace
-    own = next(
-        (
-            one.body["metadata"].get("labels", {})
-            for one in cluster.of("Namespace")
-            if one.name == end.namespace
-        ),
-        {},
-    )
-    if "namespaceSelector" not in peer:
-        there = end.namespace == home
-    else:
-        there = picked(
-            peer["namespaceSelector"],
-            own | {"kubernetes.io/metadata.name": end.namespace},
-        )
-    return there and picked(peer.get("podSelector", {}), end.labels)
+    if "namespaceSelector" in peer:
+        namespace = cluster.find("Namespace", "", end.namespace)
+        labels = namespace.metadata.get("labels", {}) if namespace else {}
+        labels = labels | {"kubernetes.io/metadata.name": end.namespace}
+        if not selects(peer["namespaceSelector"], labels):
+            return False
+    elif end.namespace != home:
+        return False
+    return selects(peer.get("podSelector", {}), end.labels)
 
 
-def let_through(cluster: Cluster, way: str, end: End, other: End, ports: set) -> bool:
-    """Whether the policies about one end allow the other.
+def allows(
+    cluster: Cluster, direction: str, end: Endpoint, other: Endpoint, ports: set
+) -> bool:
+    """Return whether the policies about one endpoint allow a connection.
 
     Args:
-        way: Egress or Ingress.
-
-    Returns:
-        Ports: the number, and the name it goes by.
+        cluster: The cluster.
+        direction: Egress or Ingress.
+        end: Endpoint that the policies are about.
+        other: The other endpoint.
+        ports: The number of the port, and the name it goes by.
     """
-    about = [
-        one
-        for one in cluster.of("NetworkPolicy")
-        if one.namespace == end.namespace
-        and way in one.spec.get("policyTypes", ["Ingress"])
-        and picked(one.spec["podSelector"], end.labels)
-    ]
-    rules = [
-        (one.namespace, rule)
-        for one in about
-        for rule in one.spec.get(way.lower()) or ()
-    ]
-
-    def allows(home, rule):
-        peers, doors = rule.get("to" if way == "Egress" else "from"), rule.get("ports")
-        return (
-            not peers or any(peers_with(cluster, peer, home, other) for peer in peers)
-        ) and (
-            not doors or any(door.get("port", ...) in ports | {...} for door in doors)
-        )
-
-    return not about or any(allows(home, rule) for home, rule in rules)
-
-
-URL = re.compile(r"\b(https?)://([a-z0-9.-]+)(?::(\d+))?")
-
-
-def words_of(cluster: Cluster, manifest: Manifest, secrets: dict) -> set[str]:
-    "All that a workload is told: its own strings, and those of what it refers to"
-    needs = {(one.kind, one.namespace, one.name) for one in needs_of(manifest)}
-    taken = [
-        one.body.get("data", {})
-        for one in cluster.of("ConfigMap")
-        if (one.kind, one.namespace, one.name) in needs
-    ]
-    return {
-        *texts_of(manifest.spec),
-        *texts_of(taken),
-        *texts_of(
-            [
-                values
-                for (namespace, name), values in secrets.items()
-                if ("Secret", namespace, name) in needs
+    isolated = False
+    for policy in cluster.of("NetworkPolicy"):
+        if policy.namespace != end.namespace:
+            continue
+        if direction not in policy.spec.get("policyTypes", ["Ingress"]):
+            continue
+        if not selects(policy.spec["podSelector"], end.labels):
+            continue
+        isolated = True
+        for rule in policy.spec.get(direction.lower()) or ():
+            peers = rule.get("to" if direction == "Egress" else "from") or ()
+            known = [
+                peer_matches(cluster, peer, end.namespace, other) for peer in peers
             ]
-        ),
-    }
-
-
-def both_names(pod: Manifest, port: object) -> set:
-    """A port as its pod numbers and names it.
-
-    Returns:
-        Number and name.
-    """
-    known = [
-        (door.get("name"), door["containerPort"])
-        for container in containers_of(pod)
-        for door in container.get("ports", ())
-    ]
-    return next((set(names) for names in known if port in names), {port})
+            # A rule without a port, or a port without a number, means all of them.
+            doors = [door.get("port") for door in rule.get("ports") or [{}]]
+            if (any(known) or not peers) and (None in doors or ports & set(doors)):
+                return True
+    return not isolated
 
 
 def calls_of(
     cluster: Cluster, caller: Manifest, secrets: dict
-) -> Iterator[tuple[str, End, set]]:
-    """Whom a workload calls, itself left out.
+) -> Iterator[tuple[str, Endpoint, set]]:
+    """Yield whom a workload calls: address, endpoint, and the port's number and name.
 
-    Returns:
-        Address, other end, ports.
+    Args:
+        cluster: The cluster.
+        caller: A workload, or a chart.
+        secrets: Opened Secrets, (namespace, name) -> values.
     """
-    told = words_of(cluster, caller, secrets)
-    services = {(one.name, one.namespace): one for one in cluster.of("Service")}
-    for name, namespace, port in sorted(
-        {found for text in told for found in ADDRESS.findall(text)}
-    ):
-        if (service := services.get((name, namespace))) is None:
+    texts = [caller.spec]
+    for need in dict.fromkeys(needs_of(caller)):
+        config = cluster.find("ConfigMap", need.namespace, need.name)
+        if need.kind == "ConfigMap" and config:
+            texts.append(config.body.get("data", {}))
+        if need.kind == "Secret":
+            texts.append(secrets.get((need.namespace, need.name), {}))
+    for name, namespace, port in matches_in(ADDRESS, texts):
+        service = cluster.find("Service", namespace, name)
+        if service is None:
             continue
-        pods = [
-            one
-            for one in cluster.of(*PODS)
-            if one is not caller
-            and one.namespace == namespace
-            and selects(service.spec["selector"], labels_of(one))
-        ]
-        doors = [
-            door.get("targetPort", door["port"])
-            for door in service.spec["ports"]
-            if port in ("", str(door["port"]))
-        ]
-        yield from (
-            (
-                f"{name}.{namespace}.svc",
-                End(namespace, labels_of(pod)),
-                both_names(pod, door),
-            )
-            for pod in pods
-            for door in doors
-        )
-    for scheme, host, port in sorted(
-        {found for text in told for found in URL.findall(text)}
-    ):
-        if not re.search(r"\.svc\b|^localhost$|^127\.|^[^.]+$", host):
+        for pod in selected_pods(cluster, service):
+            for door in service.spec["ports"]:
+                if pod == caller or port not in ("", str(door["port"])):
+                    continue
+                target = door.get("targetPort", door["port"])
+                ports = [known for known in ports_of(pod.containers) if target in known]
+                end = Endpoint(namespace, pod.pod_labels)
+                yield f"{name}.{namespace}.svc", end, (ports or [{target}])[0]
+    for scheme, host, port in matches_in(URL, texts):
+        if not INSIDE.search(host):
             yield host, OUTSIDE, {int(port or (443 if scheme == "https" else 80))}
 
 
 def flow_faults(
     root: Path, cluster: Cluster, secrets: dict | None = None
 ) -> Iterator[str]:
-    "Calls that the network policies would swallow"
+    """Yield calls that the network policies would drop."""
     for manifest in cluster.of(*PODS, "HelmRelease"):
-        caller = End(
-            manifest.spec.get("targetNamespace", manifest.namespace),
-            {} if manifest.kind == "HelmRelease" else labels_of(manifest),
-        )
-        calls = [*calls_of(cluster, manifest, secrets or {})]
-        for address, other, ports in [
-            *calls,
-            *([("the name server", NAME_SERVER, {53})] if calls else []),
-        ]:
-            told = f"{manifest} calls {address} at port {next(port for port in ports if isinstance(port, int))}, and no network policy of"
-            if not let_through(cluster, "Egress", caller, other, ports):
-                yield f"{told} {caller.namespace} lets it out"
-            elif other.namespace not in ("", "kube-system") and not let_through(
-                cluster, "Ingress", other, caller, ports
-            ):
-                yield f"{told} {other.namespace} lets it in"
+        home = manifest.spec.get("targetNamespace", manifest.namespace)
+        caller = Endpoint(home, manifest.pod_labels)
+        calls = list(calls_of(cluster, manifest, secrets or {}))
+        if calls:
+            calls.append(("the name server", NAME_SERVER, {53}))
+        for address, other, ports in calls:
+            number = next(port for port in ports if isinstance(port, int))
+            call = f"{manifest} calls {address} at port {number}"
+            if not allows(cluster, "Egress", caller, other, ports):
+                yield f"{call}, and no network policy of {home} lets it out"
+            elif other.namespace in ("", "kube-system"):
+                continue
+            elif not allows(cluster, "Ingress", other, caller, ports):
+                yield f"{call}, and no network policy of {other.namespace} lets it in"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +9,15 @@ from housemlops.cluster.manifests import (
     PODS,
     Cluster,
     Manifest,
-    ancestors,
     as_list,
-    containers_of,
     documents,
-    hint,
-    is_layer,
-    labels_of,
+    layers_before,
+    mappings_in,
     selects,
+    suggest,
 )
 
+# Keys whose value names an object of a known kind as {name: …}.
 NAMED = {
     "secretRef": "Secret",
     "secretKeyRef": "Secret",
@@ -32,8 +30,7 @@ NAMED = {
     "imageRepositoryRef": "ImageRepository",
     "service": "Service",
 }
-
-
+# Keys whose value names its kind, too, as {kind: …, name: …}, or lists such values.
 TYPED = {
     "sourceRef",
     "chartRef",
@@ -45,107 +42,30 @@ TYPED = {
     "eventSources",
     "resources",
 }
-
-
-CHART_KEYS = {
-    "metadataSecretName": "connection",
-    "fernetKeySecretName": "fernet-key",
-    "apiSecretKeySecretName": "api-secret-key",
-    "jwtSecretName": "jwt-secret",
-}  # of Airflow's
-
-
+# Keys whose value is the name itself.
 STRINGS = {
     "secretName": "Secret",
     "claimName": "PersistentVolumeClaim",
     "serviceAccountName": "ServiceAccount",
     "serviceName": "Service",
 }
-
-
-class Reference(NamedTuple):
-    "What an object needs to find"
-
-    kind: str
-    namespace: str
-    name: str
-    key: str = ""
-
-
-def references(node: object, namespace: str) -> Iterator[Reference]:
-    """All that a part of an object refers to by name.
-
-    Args:
-        node: Part of an object.
-    """
-    if isinstance(node, list):
-        yield from chain.from_iterable(references(part, namespace) for part in node)
-    if isinstance(node, str) and re.search(
-        r"(?m)^\s*-? ?(secretRef|configMapRef|valueFrom|secretKeyRef):", node
-    ):
-        yield from references(documents(node), namespace)
-    if not isinstance(node, dict):
-        return
-    for word, value in node.items():
-        if word in TYPED:
-            named = [
-                one
-                for one in as_list(value)
-                if isinstance(one, dict) and {"kind", "name"} <= one.keys()
-            ]
-            yield from (
-                Reference(
-                    one["kind"],
-                    one.get("namespace", namespace),
-                    one["name"],
-                    one.get("valuesKey", ""),
-                )
-                for one in named
-            )
-        elif (
-            word in NAMED
-            and isinstance(value, dict)
-            and "name" in value
-            and not value.get("optional")
-        ):
-            keys = [item["key"] for item in value.get("items", ())] or [
-                value.get("key", "")
-            ]
-            yield from (
-                Reference(
-                    NAMED[word], value.get("namespace", namespace), value["name"], key
-                )
-                for key in keys
-            )
-        elif word == "imagePullSecrets":
-            yield from (Reference("Secret", namespace, one["name"]) for one in value)
-        elif (
-            isinstance(value, str)
-            and value
-            and (word in STRINGS or word.endswith("SecretName"))
-            and not node.get("optional")
-        ):
-            yield Reference(
-                STRINGS.get(word, "Secret"),
-                namespace,
-                value,
-                node.get("secretKey") or CHART_KEYS.get(word, ""),
-            )
-        yield from references(value, namespace)
-
-
-GIVEN = {
-    Reference("Secret", "flux-system", "sops-age"),
-    Reference("Secret", "flux-system", "flux-system"),
+# What Airflow's chart reads from the Secrets that its values name.
+CHART_KEYS = {
+    "metadataSecretName": "connection",
+    "fernetKeySecretName": "fernet-key",
+    "apiSecretKeySecretName": "api-secret-key",
+    "jwtSecretName": "jwt-secret",
 }
-
-
+# What the bootstrap creates in the namespace flux-system before Flux starts.
+BOOTSTRAPPED = {("Secret", "sops-age"), ("Secret", "flux-system")}
+# What every cluster has.
 BUILT_IN = {
     ("ServiceAccount", "default"),
-    *(("ClusterRole", name) for name in ("view", "edit", "admin", "cluster-admin")),
+    ("ClusterRole", "view"),
+    ("ClusterRole", "edit"),
+    ("ClusterRole", "admin"),
+    ("ClusterRole", "cluster-admin"),
 }
-
-
 WITHOUT_NAMESPACE = {
     "Namespace",
     "ClusterRole",
@@ -156,160 +76,204 @@ WITHOUT_NAMESPACE = {
     "IngressClass",
     "CustomResourceDefinition",
 }
+EMBEDDED = re.compile(r"(?m)^\s*-? ?(secretRef|configMapRef|valueFrom|secretKeyRef):")
 
 
-def keys_of(manifest: Manifest) -> set[str]:
-    "The keys of a Secret or ConfigMap"
-    return {
-        key
-        for part in ("data", "stringData", "binaryData")
-        for key in manifest.body.get(part) or ()
-    }
+class Reference(NamedTuple):
+    """What an object needs to find."""
+
+    kind: str
+    namespace: str
+    name: str
+    key: str = ""
 
 
-def reference_fault(cluster: Cluster, manifest: Manifest, wanted: Reference) -> str:
-    """Why an object would not find what it refers to.
+def typed_references(value: object, namespace: str) -> Iterator[Reference]:
+    """Yield the references of a value that names the kind of what it refers to."""
+    for one in as_list(value):
+        if isinstance(one, dict) and {"kind", "name"} <= one.keys():
+            home, key = one.get("namespace", namespace), one.get("valuesKey", "")
+            yield Reference(one["kind"], home, one["name"], key)
 
-    Returns:
-        Empty when it resolves.
-    """
-    kind, namespace, name, key = wanted
-    if wanted._replace(key="") in GIVEN or (kind, name) in BUILT_IN or name == "*":
-        return ""
-    alike = [
-        one
-        for one in cluster.manifests
-        if one.kind == kind
-        and (one.namespace == namespace or kind in WITHOUT_NAMESPACE)
-    ]
-    found = next((one for one in alike if one.name == name), None)
-    where = "" if kind in WITHOUT_NAMESPACE else f" in the namespace {namespace}"
-    if found is None:
-        return f"{manifest} refers to {kind} {name}, and there is none{where}{hint(name, [one.name for one in alike])}"
-    if key and key not in keys_of(found):
-        return f"{manifest} takes the key {key} of {kind} {name}, which has no such key{hint(key, keys_of(found))}"
-    late = (
-        found.layer
-        and manifest.layer
-        and found.layer not in ancestors(cluster, manifest.layer)
-    )
-    return (
-        f"{manifest} refers to {kind} {name} of the layer {found.layer}, for which its own layer {manifest.layer} does not wait"
-        if late
-        else ""
-    )
+
+def named_references(kind: str, value: dict, namespace: str) -> Iterator[Reference]:
+    """Yield the references of a value such as {name: …, key: …}; none if optional."""
+    if "name" in value and not value.get("optional"):
+        home = value.get("namespace", namespace)
+        for item in value.get("items") or [value]:
+            yield Reference(kind, home, value["name"], item.get("key", ""))
+
+
+def references_at(
+    key: str, value: object, mapping: dict, namespace: str
+) -> Iterator[Reference]:
+    """Yield what one entry of a mapping refers to."""
+    if key in TYPED:
+        yield from typed_references(value, namespace)
+    elif key in NAMED and isinstance(value, dict):
+        yield from named_references(NAMED[key], value, namespace)
+    elif key == "imagePullSecrets":
+        for one in value:
+            yield Reference("Secret", namespace, one["name"])
+    elif isinstance(value, str) and EMBEDDED.search(value):
+        yield from references(documents(value), namespace)
+    elif not isinstance(value, str) or mapping.get("optional"):
+        return
+    elif value and (key in STRINGS or key.endswith("SecretName")):
+        inside = mapping.get("secretKey") or CHART_KEYS.get(key, "")
+        yield Reference(STRINGS.get(key, "Secret"), namespace, value, inside)
+
+
+def references(node: object, namespace: str) -> Iterator[Reference]:
+    """Yield all that a part of an object refers to by name."""
+    for mapping in mappings_in(node):
+        for key, value in mapping.items():
+            yield from references_at(key, value, mapping, namespace)
 
 
 def needs_of(manifest: Manifest) -> Iterator[Reference]:
-    "What an object refers to; the values of a chart are read where the chart is installed"
-    inside = manifest.spec.get("targetNamespace", manifest.namespace)
-    own = {
-        key: value
-        for key, value in manifest.spec.items()
-        if key not in ("values", "dependsOn")
-    }
-    yield from references(
-        own | {key: manifest.body.get(key) for key in ("subjects", "roleRef")},
-        manifest.namespace,
-    )
-    yield from references(manifest.spec.get("values", {}), inside)
-    if not is_layer(manifest):
-        yield from (
-            Reference(
-                manifest.kind, need.get("namespace", manifest.namespace), need["name"]
-            )
-            for need in manifest.spec.get("dependsOn", ())
+    """Yield what an object refers to.
+
+    The values of a chart are read in the namespace where the chart is installed.
+    """
+    spec, home = dict(manifest.spec), manifest.namespace
+    values, needed = spec.pop("values", {}), spec.pop("dependsOn", ())
+    binding = {key: manifest.body.get(key) for key in ("subjects", "roleRef")}
+    yield from references([spec, binding], home)
+    yield from references(values, manifest.spec.get("targetNamespace", home))
+    # The layers that a Flux Kustomization depends on are checked with the layers.
+    for need in needed if manifest.kind != "Kustomization" else ():
+        yield Reference(manifest.kind, need.get("namespace", home), need["name"])
+
+
+def keys_of(manifest: Manifest) -> set[str]:
+    """Return the keys of a Secret or ConfigMap."""
+    keys = set()
+    for part in ("data", "stringData", "binaryData"):
+        keys |= (manifest.body.get(part) or {}).keys()
+    return keys
+
+
+def reference_fault(cluster: Cluster, manifest: Manifest, wanted: Reference) -> str:
+    """Return why an object would not find what it refers to, or ""."""
+    kind, namespace, name, key = wanted
+    if (kind, name) in BUILT_IN or name == "*":
+        return ""
+    if namespace == "flux-system" and (kind, name) in BOOTSTRAPPED:
+        return ""
+    known, where = cluster.of(kind), ""
+    if kind not in WITHOUT_NAMESPACE:
+        known = [one for one in known if one.namespace == namespace]
+        where = f" in the namespace {namespace}"
+    found = {one.name: one for one in known}
+    if name not in found:
+        return (
+            f"refers to {kind} {name}, and there is none{where}{suggest(name, found)}"
         )
+    target = found[name]
+    keys = keys_of(target)
+    if key and key not in keys:
+        return (
+            f"takes the key {key} of {kind} {name}, which has no such key"
+            f"{suggest(key, keys)}"
+        )
+    own = manifest.layer
+    if own and target.layer and target.layer not in layers_before(cluster, own):
+        return (
+            f"refers to {kind} {name} of the layer {target.layer}, for which its own "
+            f"layer {own} does not wait"
+        )
+    return ""
 
 
 def reference_faults(root: Path, cluster: Cluster) -> Iterator[str]:
-    "References that lead nowhere, namespaces that nobody makes, and objects that two layers fight over"
-    namespaces, seen = (
-        {one.name for one in cluster.of("Namespace")} | {"flux-system"},
-        {},
-    )
+    """Yield references that lead nowhere."""
     for manifest in cluster.manifests:
-        if (
-            manifest.kind not in WITHOUT_NAMESPACE
-            and manifest.namespace not in namespaces
-        ):
-            yield f"{manifest} is in the namespace {manifest.namespace or 'default'}, which no manifest makes{hint(manifest.namespace, namespaces)}"
-        key = (manifest.kind, manifest.namespace, manifest.name)
-        if key in seen:
-            yield f"{manifest} is applied twice, by the layers {seen[key]} and {manifest.layer}: they would fight over it"
-        seen[key] = manifest.layer
-        yield from filter(
-            None,
-            (
-                reference_fault(cluster, manifest, wanted)
-                for wanted in dict.fromkeys(needs_of(manifest))
-            ),
-        )
+        for wanted in dict.fromkeys(needs_of(manifest)):
+            fault = reference_fault(cluster, manifest, wanted)
+            if fault:
+                yield f"{manifest} {fault}"
 
 
-def port_of(manifest: Manifest, wanted: object) -> bool:
-    "Whether a pod listens on a port, by number or name"
-    return any(
-        wanted in (port.get("name"), port.get("containerPort"))
-        for container in containers_of(manifest)
-        for port in container.get("ports", ())
-    )
+def placement_faults(root: Path, cluster: Cluster) -> Iterator[str]:
+    """Yield objects in unknown namespaces, and those that two layers apply."""
+    namespaces = {one.name for one in cluster.of("Namespace")} | {"flux-system"}
+    applied_by = {}
+    for manifest in cluster.manifests:
+        home = manifest.namespace
+        if manifest.kind not in WITHOUT_NAMESPACE and home not in namespaces:
+            yield (
+                f"{manifest} is in the namespace {home or 'default'}, which no manifest "
+                f"makes{suggest(home, namespaces)}"
+            )
+        key = (manifest.kind, home, manifest.name)
+        if key in applied_by:
+            yield (
+                f"{manifest} is applied twice, by the layers {applied_by[key]} and "
+                f"{manifest.layer}: they would fight over it"
+            )
+        applied_by[key] = manifest.layer
 
 
-def selector_of(manifest: Manifest) -> dict | None:
-    """Which pods an object is about.
+def ports_of(containers: list[dict]) -> list[set]:
+    """Return the ports that containers open, each as its number and its name."""
+    ports = []
+    for container in containers:
+        for port in container.get("ports", ()):
+            ports.append({port["containerPort"], port.get("name")})
+    return ports
 
-    Returns:
-        MatchLabels; None when it selects nothing by design.
-    """
+
+def chart_namespaces(cluster: Cluster) -> set[str]:
+    """Return the namespaces where charts install pods, which are in no manifest."""
+    releases = cluster.of("HelmRelease")
+    return {one.spec.get("targetNamespace", one.namespace) for one in releases}
+
+
+def selector_of(manifest: Manifest) -> dict:
+    """Return the labels of the pods that an object selects; empty: none, or all."""
     if manifest.kind == "Service":
-        return (
-            None
-            if manifest.spec.get("type") == "ExternalName"
-            else manifest.spec.get("selector")
-        )
-    selector = (
-        manifest.spec.get(
-            "podSelector" if manifest.kind == "NetworkPolicy" else "selector"
-        )
-        or {}
-    )
-    return selector.get("matchLabels")
+        return manifest.spec.get("selector") or {}
+    key = "podSelector" if manifest.kind == "NetworkPolicy" else "selector"
+    return (manifest.spec.get(key) or {}).get("matchLabels") or {}
 
 
-def charted(cluster: Cluster) -> set[str]:
-    """Where a chart installs pods.
-
-    Returns:
-        Namespaces.
-    """
-    return {
-        one.spec.get("targetNamespace", one.namespace)
-        for one in cluster.of("HelmRelease")
-    }
+def selected_pods(cluster: Cluster, manifest: Manifest) -> list[Manifest]:
+    """Return the workloads whose pods an object selects."""
+    selector = {"matchLabels": selector_of(manifest)}
+    workloads = [
+        one for one in cluster.of(*PODS) if one.namespace == manifest.namespace
+    ]
+    return [one for one in workloads if selects(selector, one.pod_labels)]
 
 
 def selector_faults(root: Path, cluster: Cluster) -> Iterator[str]:
-    "Selectors without a pod, and ports that no container opens"
-    workloads = cluster.of(*PODS)
-    for manifest in workloads:
-        wanted = (manifest.spec.get("selector") or {}).get("matchLabels") or {}
-        if not selects(wanted, labels_of(manifest)):
-            yield f"{manifest} selects {wanted}, and its own pods are labelled {labels_of(manifest)}"
+    """Yield selectors without a pod, and ports that no container opens."""
+    for manifest in cluster.of(*PODS):
+        if not selects(manifest.spec.get("selector") or {}, manifest.pod_labels):
+            yield (
+                f"{manifest} selects {manifest.spec['selector']}, and its own pods are "
+                f"labelled {manifest.pod_labels}"
+            )
     for manifest in cluster.of("Service", "PodDisruptionBudget", "NetworkPolicy"):
-        selector = selector_of(manifest)
-        if not selector or manifest.namespace in charted(cluster):
+        selector, home = selector_of(manifest), manifest.namespace
+        if not selector or home in chart_namespaces(cluster):
             continue
-        pods = [
-            one
-            for one in workloads
-            if one.namespace == manifest.namespace and selects(selector, labels_of(one))
-        ]
+        pods = selected_pods(cluster, manifest)
         if not pods:
-            yield f"{manifest} selects {selector}, and no pod in the namespace {manifest.namespace} has these labels"
-        for port in (
-            manifest.spec.get("ports", ()) if manifest.kind == "Service" else ()
-        ):
+            yield (
+                f"{manifest} selects {selector}, and no pod in the namespace {home} has "
+                "these labels"
+            )
+            continue
+        opened = set()
+        for pod in pods:
+            opened.update(*ports_of(pod.containers))
+        service = manifest.kind == "Service"
+        for port in manifest.spec.get("ports", ()) if service else ():
             wanted = port.get("targetPort", port["port"])
-            if pods and not any(port_of(one, wanted) for one in pods):
-                yield f"{manifest} sends to port {wanted}, which no container of {pods[0].name} opens"
+            if wanted not in opened:
+                yield (
+                    f"{manifest} sends to port {wanted}, which no container of "
+                    f"{pods[0].name} opens"
+                )

@@ -1,35 +1,31 @@
-"""Release a champion to the clusters: package it, move it between environments, take it back."""
+"""Release a champion to the clusters: promote it by a commit, and revert it."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from housemlops.cluster.manifests import clusters
+from housemlops.cluster.manifests import cluster_names
 from housemlops.cluster.model_store import (
-    bare,
-    bring,
-    file_of,
-    in_production,
-    keep,
-    made,
-    store_of,
+    fetch_release,
+    store_release,
+    store_url,
+    without_passwords,
 )
 from housemlops.cluster.release_commit import (
-    Moved,
+    BranchMoved,
     check_commit,
-    commit_with,
-    head_here,
-    head_of,
-    message,
+    checkout_head,
+    commit_file,
+    commit_message,
     push,
-    release_of,
-    rewritten,
+    remote_head,
 )
-from housemlops.cluster.release_file import parsed
+from housemlops.cluster.release_file import parse_release, release_file, update_release
 from housemlops.core.files import read_json
 from housemlops.core.repository import git
+from housemlops.lineage import find_model
+from housemlops.model.registry import registered_name
 from housemlops.serve import generate
 from housemlops.settings import (
     Settings,
@@ -44,7 +40,7 @@ from housemlops.settings import (
 
 
 class Promotion(NamedTuple):
-    "What became of a promotion"
+    """What became of a promotion or a rollback."""
 
     commit: str
     subject: str
@@ -52,139 +48,214 @@ class Promotion(NamedTuple):
     sentence: str  # for people
 
 
-def page_of(url: str) -> str:
-    """The web address of a remote.
+def production_version(mlflow, dataset: str, what: str):
+    """Return the registered version to be released.
 
-    Returns:
-        Where a person can look; the address itself when it is no server.
+    Raises:
+        WorkbookError: There is no such version, or it is in development.
     """
-    found = re.fullmatch(
-        r"(?:(?:https?|ssh)://(?:[^@/]*@)?|[\w.-]+@)([\w.-]+)(?::\d+(?=/))?[:/](.+?)(?:\.git)?/?",
+    name = registered_name(dataset)
+    version = find_model(mlflow.MlflowClient(), dataset, what)
+    if version.name == name:
+        return version
+    raise WorkbookError(
+        f"{what} is in development: make it champion first "
+        f"(`housemlops promote {what} --why ...`), then release {name} by its number"
+    )
+
+
+def build_release(mlflow, version, scratch: Path) -> Path:
+    """Generate the server of a version, and return its folder `model`, the release."""
+    generate(mlflow, version, scratch)
+    return scratch / "model"
+
+
+def web_page(url: str) -> str:
+    """Return the web page of a remote; its address when it is no server."""
+    match = re.fullmatch(
+        r"(?:(?:https?|ssh)://(?:[^@/]*@)?|[\w.-]+@)"  # scheme and user
+        r"([\w.-]+)(?::\d+(?=/))?"  # host and port
+        r"[:/](.+?)(?:\.git)?/?",
         url,
     )
-    return f"https://{found[1]}/{found[2]}" if found else bare(url)
+    return f"https://{match[1]}/{match[2]}" if match else without_passwords(url)
 
 
-def put_in_place(
-    root: Path, chosen: Settings, commit: str, branch: str, follow: bool
-) -> str:
-    """Push a commit, or hand it in as a request; then let the checkout follow.
-
-    Args:
-        branch: Of a request.
-        follow: The checkout, too.
-
-    Returns:
-        A sentence.
-    """
-    into, remote, short = chosen.release.branch, chosen.release.remote, commit[:12]
-    if remote and chosen.release.request:
-        push(root, remote, commit, branch, new=True)
-        return f"{remote} has the branch {branch}: open a request to merge it into {into} at {page_of(git('remote', 'get-url', remote, root=root))}"
-    if remote:
-        push(root, remote, commit, into, new=False)
-    if not follow:
-        return f"commit {short} on {remote}/{into}"
-    try:
-        git("merge", "--quiet", "--ff-only", commit, root=root)
-    except WorkbookError as error:
-        if remote:
-            return f"commit {short} on {remote}/{into}; this checkout could not follow: git pull"
+def require_environment(root: Path, env: str) -> None:
+    """Raise when there is no such environment, with the nearest name."""
+    names = cluster_names(root)
+    if env not in names:
         raise WorkbookError(
-            f"{into} could not take the commit ({error}), so nothing was promoted"
-        ) from None
-    return (
-        f"commit {short} on {remote}/{into}"
-        if remote
-        else f"commit {short} on {into}: git push, and the cluster takes it"
-    )
+            f"There is no environment {env!r} in deploy/clusters; there are "
+            f"{', '.join(names)}.{did_you_mean(env, names)}"
+        )
 
 
-def known(root: Path, env: str) -> str:
-    "An environment that there is; WorkbookError with the nearest name"
-    if env in (names := clusters(root)):
-        return env
-    raise WorkbookError(
-        f"There is no environment {env!r} in deploy/clusters; there are {', '.join(names)}.{did_you_mean(env, names)}"
-    )
-
-
-def one_before(chosen: Settings, env: str) -> str:
-    """The environment whose release an environment takes.
-
-    Returns:
-        Empty for the first.
-    """
+def environment_before(chosen: Settings, env: str) -> str:
+    """Return the environment whose release an environment takes; "" for the first."""
     order = [name.strip() for name in chosen.release.order.split(",")]
     return order[order.index(env) - 1] if env in order[1:] else ""
 
 
-def from_registry(
+def read_release_at(root: Path, commit: str, env: str) -> str:
+    """Return the text of an environment's release.env in a commit."""
+    return git("show", f"{commit}:{release_file(env)}", root=root) + "\n"
+
+
+def release_fields(note: dict, uri: str, sha256: str, run_id: str) -> dict[str, str]:
+    """Return the fields of release.env for a release with this release.json."""
+    return {
+        "MODEL_NAME": note["model"],
+        "MODEL_VERSION": str(note["version"]),
+        "MODEL_TAG": f"v{note['version']}",
+        "MODEL_URI": uri,
+        "MODEL_SHA256": sha256,
+        "RUN_ID": run_id,
+        "DATA_MD5": note["data_md5"],
+    }
+
+
+def release_from_registry(
     root: Path, chosen: Settings, dataset: str, what: str
 ) -> tuple[dict, dict]:
-    """Release a registered version: make it, and keep it in the store.
+    """Build the release of a registered version, and store it.
 
     Returns:
-        The seven fields, release.json.
+        The fields of release.env, and the content of release.json.
     """
     mlflow = tracking(chosen)
-    version = in_production(mlflow, dataset, what)
-    with made(mlflow, version) as folder:
+    version = production_version(mlflow, dataset, what)
+    with TemporaryDirectory() as scratch:
+        folder = build_release(mlflow, version, Path(scratch))
+        tag = f"v{version.version}"
+        uri = store_release(store_url(chosen), version.name, tag, folder)
         note, sha256 = read_json(folder / "release.json"), folder_sha256(folder)
-        return release_of(
-            note,
-            keep(store_of(chosen), version.name, f"v{version.version}", folder),
-            sha256,
-            version.run_id,
-        ), note
+    return release_fields(note, uri, sha256, version.run_id), note
 
 
-def from_environment(
+def release_from_environment(
     root: Path, chosen: Settings, base: str, env: str
 ) -> tuple[dict, dict]:
-    """What an environment runs, byte for byte, kept in the store of this one.
+    """Take what an environment runs, byte for byte, into the store of this one.
 
     Returns:
-        The seven fields, release.json.
+        The fields of release.env, and the content of release.json.
     """
-    release = parsed(git("show", f"{base}:{file_of(env)}", root=root))
+    release = parse_release(read_release_at(root, base, env))
     name, number = release["MODEL_NAME"], release["MODEL_VERSION"]
     if number == "0":
         raise WorkbookError(
             f"{env} has no model yet: housemlops promote --env {env} --why ..."
         )
     with TemporaryDirectory() as scratch:
-        folder, wanted = Path(scratch), release["MODEL_SHA256"]
-        if not bring(release["MODEL_URI"], folder):
-            mlflow, server = tracking(chosen), folder / "server"
-            server.mkdir()
-            generate(
-                mlflow,
-                in_production(
-                    mlflow, name.removeprefix(f"{chosen.mlflow.model}-"), number
-                ),
-                server,
-            )
-            folder = server / "model"
-        if (found := folder_sha256(folder)) != wanted:
+        folder = Path(scratch) / "fetched"
+        folder.mkdir()
+        if not fetch_release(release["MODEL_URI"], folder):
+            mlflow = tracking(chosen)
+            dataset = name.removeprefix(f"{chosen.mlflow.model}-")
+            version = production_version(mlflow, dataset, number)
+            folder = build_release(mlflow, version, Path(scratch))
+        sha256, wanted = folder_sha256(folder), release["MODEL_SHA256"]
+        if sha256 != wanted:
             raise WorkbookError(
-                f"{bare(release['MODEL_URI'])} has the SHA-256 {found[:12]}, but {env} runs {wanted[:12]}, so nothing was promoted"
+                f"{without_passwords(release['MODEL_URI'])} has the SHA-256 "
+                f"{sha256[:12]}, but {env} runs {wanted[:12]}, so nothing was promoted"
             )
-        return release | {
-            "MODEL_URI": keep(store_of(chosen), name, release["MODEL_TAG"], folder)
-        }, read_json(folder / "release.json")
+        uri = store_release(store_url(chosen), name, release["MODEL_TAG"], folder)
+        return release | {"MODEL_URI": uri}, read_json(folder / "release.json")
 
 
-def refuse_same(env: str, now: dict[str, str], release: dict[str, str]) -> None:
-    "WorkbookError when there is nothing to promote, or something of another name"
+def require_change(env: str, now: dict[str, str], release: dict[str, str]) -> None:
+    """Raise when there is nothing to promote, or a model of another name."""
+    name = release["MODEL_NAME"]
     if now["MODEL_SHA256"] == release["MODEL_SHA256"]:
         raise WorkbookError(
-            f"{env} runs {release['MODEL_NAME']} {release['MODEL_TAG']} already, so there is nothing to promote"
+            f"{env} runs {name} {release['MODEL_TAG']} already, so there is nothing to "
+            "promote"
         )
-    if now["MODEL_VERSION"] != "0" and now["MODEL_NAME"] != release["MODEL_NAME"]:
+    if now["MODEL_VERSION"] != "0" and now["MODEL_NAME"] != name:
         raise WorkbookError(
-            f"{env} serves {now['MODEL_NAME']}, and this is {release['MODEL_NAME']}: see dataset in params.yaml; to change what {env} is for, commit its MODEL_NAME with MODEL_VERSION=0 and MODEL_TAG=v0 first"
+            f"{env} serves {now['MODEL_NAME']}, and this is {name}: see dataset in "
+            f"params.yaml; to change what {env} is for, commit its MODEL_NAME with "
+            "MODEL_VERSION=0 and MODEL_TAG=v0 first"
         )
+
+
+def follow_commit(root: Path, chosen: Settings, commit: str) -> str:
+    """Move the checkout to a commit, and return a sentence about where it is now."""
+    branch, remote, short = chosen.release.branch, chosen.release.remote, commit[:12]
+    try:
+        git("merge", "--quiet", "--ff-only", commit, root=root)
+    except WorkbookError as error:
+        if remote:
+            return (
+                f"commit {short} on {remote}/{branch}; this checkout could not follow: "
+                "git pull"
+            )
+        raise WorkbookError(
+            f"{branch} could not take the commit ({error}), so nothing was promoted"
+        ) from None
+    if remote:
+        return f"commit {short} on {remote}/{branch}"
+    return f"commit {short} on {branch}: git push, and the cluster takes it"
+
+
+def publish(
+    root: Path, chosen: Settings, commit: str, request: str, follow: bool
+) -> str:
+    """Push a commit, or a branch that requests to merge it; move the checkout to it.
+
+    Args:
+        root: Checkout.
+        chosen: Settings.
+        commit: To be pushed.
+        request: Name of the branch of a request.
+        follow: Whether to move the checkout.
+
+    Returns:
+        A sentence about where the commit is.
+    """
+    branch, remote = chosen.release.branch, chosen.release.remote
+    if remote and chosen.release.request:
+        push(root, remote, commit, request, new=True)
+        page = web_page(git("remote", "get-url", remote, root=root))
+        return (
+            f"{remote} has the branch {request}: open a request to merge it into "
+            f"{branch} at {page}"
+        )
+    if remote:
+        push(root, remote, commit, branch, new=False)
+    if follow:
+        return follow_commit(root, chosen, commit)
+    return f"commit {commit[:12]} on {remote}/{branch}"
+
+
+def commit_release(
+    root: Path,
+    chosen: Settings,
+    base: str,
+    env: str,
+    release: dict,
+    note: dict,
+    why: str,
+    follow: bool,
+) -> Promotion:
+    """Commit a release on top of a commit, check its effect, and publish it."""
+    text = read_release_at(root, base, env)
+    require_change(env, parse_release(text), release)
+    message = commit_message(env, note, release, why)
+    file, text = release_file(env), update_release(text, release)
+    commit = commit_file(root, base, file, text, message)
+    check_commit(root, commit, env)
+    name, tag = release["MODEL_NAME"], release["MODEL_TAG"]
+    place = publish(root, chosen, commit, f"promote/{env}/{tag}", follow)
+    sentence = f"{name} {tag} for {env}: {place}"
+    if release["MODEL_URI"].startswith("file:"):
+        sentence += (
+            ". Its files are in a folder of this machine; a cluster wants [release] "
+            "store in settings.ini to be one that it can read, such as s3://models"
+        )
+    return Promotion(commit, message.splitlines()[0], release, sentence)
 
 
 def promote_to(
@@ -200,6 +271,7 @@ def promote_to(
     Args:
         env: Environment: a folder of deploy/clusters.
         what: Version; empty: what the environment before it runs, or the champion.
+        why: Reason.
         from_env: Take what this environment runs.
         root: Checkout.
         dataset: That of params.yaml when not given.
@@ -210,163 +282,114 @@ def promote_to(
         raise WorkbookError(
             "Name a version or an environment to take it from, not both"
         )
-    source = "" if what else from_env or one_before(chosen, known(root, env))
-    for name in filter(None, (env, source)):
-        known(root, name)
+    require_environment(root, env)
+    source = "" if what else from_env or environment_before(chosen, env)
+    if source:
+        require_environment(root, source)
+        why += f" (as in {source})"
     if env == source:
         raise WorkbookError(f"{env} cannot take its release from itself")
-    base = head_here(root, chosen)
-    release, note = (
-        from_environment(root, chosen, base, source)
-        if source
-        else from_registry(root, chosen, dataset or params(root)["dataset"], what)
-    )
-    return promoted(
-        root,
-        chosen,
-        base,
-        env,
-        release,
-        note,
-        why + (f" (as in {source})" if source else ""),
-        follow=True,
-    )
+    base = checkout_head(root, chosen)
+    if source:
+        release, note = release_from_environment(root, chosen, base, source)
+    else:
+        dataset = dataset or params(root)["dataset"]
+        release, note = release_from_registry(root, chosen, dataset, what)
+    return commit_release(root, chosen, base, env, release, note, why, follow=True)
 
 
-def promoted(
-    root: Path,
-    chosen: Settings,
-    base: str,
-    env: str,
-    release: dict,
-    note: dict,
-    why: str,
-    follow: bool,
-) -> Promotion:
-    "Commit a release on top of a commit, check what it makes of the cluster, and put it in place"
-    text = git("show", f"{base}:{file_of(env)}", root=root)
-    refuse_same(env, parsed(text), release)
-    commit = commit_with(
-        root,
-        base,
-        file_of(env),
-        rewritten(text, release),
-        said := message(env, note, release, why),
-    )
-    check_commit(root, commit, env)
-    where = put_in_place(
-        root, chosen, commit, f"promote/{env}/{release['MODEL_TAG']}", follow
-    )
-    own = (
-        ". Its files are in a folder of this machine; a cluster wants [release] store in settings.ini to be one that it can read, such as s3://models"
-        if release["MODEL_URI"].startswith("file:")
-        else ""
-    )
-    return Promotion(
-        commit,
-        said.splitlines()[0],
-        release,
-        f"{release['MODEL_NAME']} {release['MODEL_TAG']} for {env}: {where}{own}",
-    )
-
-
-def effective(root: Path, base: str, env: str) -> tuple[str, str]:
-    """The newest change of an environment's release that was not taken back.
+def last_change(root: Path, base: str, env: str) -> tuple[str, str]:
+    """Return the newest change of an environment's release that was not reverted.
 
     Returns:
         Commit and subject; empty when there is none.
     """
-    told, undone = (
-        git("log", "--format=%H%x00%s%x00%b%x01", base, "--", file_of(env), root=root),
-        set(),
-    )
-    for commit, subject, body in (
-        entry.strip().split("\0") for entry in told.split("\1") if entry.strip()
-    ):
-        if commit in undone:
+    form = "--format=%H%x00%s%x00%b%x01"
+    log = git("log", form, base, "--", release_file(env), root=root)
+    reverted = set()
+    for entry in log.split("\1"):
+        if not entry.strip():
             continue
-        if found := re.search(r"This reverts commit ([0-9a-f]{40})", body):
-            undone.add(found[1])
-        else:
+        commit, subject, body = entry.strip().split("\0")
+        revert = re.search(r"This reverts commit ([0-9a-f]{40})", body)
+        if commit in reverted:
+            continue
+        if revert is None:
             return commit, subject
+        reverted.add(revert[1])
     return "", ""
 
 
 def rollback_in(
     env: str, why: str = "asked for by hand", root: Path | None = None
 ) -> Promotion:
-    "Take an environment's last promotion back, as `git revert` does"
+    """Revert an environment's last promotion, as `git revert` does."""
     root = root or repo_root()
-    chosen, file = settings(root), file_of(known(root, env))
-    base = head_here(root, chosen)
-    commit, subject = effective(root, base, env)
+    require_environment(root, env)
+    chosen, file = settings(root), release_file(env)
+    base = checkout_head(root, chosen)
+    commit, subject = last_change(root, base, env)
     if not subject.startswith(f"deploy({env}): "):
         raise WorkbookError(
-            f"The last change of {file} is no promotion ({commit[:12]} {subject}): look at it, then git revert {commit[:12]}"
+            f"The last change of {file} is no promotion ({commit[:12]} {subject}): "
+            f"look at it, then git revert {commit[:12]}"
         )
-    now, then = (
-        git("show", f"{at}:{file}", root=root) + "\n" for at in (base, f"{commit}^")
-    )
-    if now.strip() != git("show", f"{commit}:{file}", root=root).strip():
+    now = read_release_at(root, base, env)
+    if now != read_release_at(root, commit, env):
         raise WorkbookError(
             f"{file} was edited since {commit[:12]} ({subject}): correct it by hand"
         )
-    if parsed(then)["MODEL_VERSION"] == "0":
+    text = read_release_at(root, f"{commit}^", env)
+    release = parse_release(text)
+    if release["MODEL_VERSION"] == "0":
         raise WorkbookError(
-            f"{subject} is the first promotion to {env}: there is none before it to go back to"
+            f"{subject} is the first promotion to {env}: there is none before it to go "
+            "back to"
         )
-    said = f'Revert "{subject}"\n\n{why}\n\nThis reverts commit {commit}.\n'
-    new = commit_with(root, base, file, then, said)
+    title = f'Revert "{subject}"'
+    message = f"{title}\n\n{why}\n\nThis reverts commit {commit}.\n"
+    new = commit_file(root, base, file, text, message)
     check_commit(root, new, env)
-    where = put_in_place(
-        root, chosen, new, f"rollback/{env}/{parsed(now)['MODEL_TAG']}", follow=True
-    )
-    return Promotion(
-        new,
-        said.splitlines()[0],
-        parsed(then),
-        f"{parsed(then)['MODEL_NAME']} {parsed(then)['MODEL_TAG']} again for {env}: {where}",
-    )
+    branch = f"rollback/{env}/{parse_release(now)['MODEL_TAG']}"
+    place = publish(root, chosen, new, branch, follow=True)
+    name, tag = release["MODEL_NAME"], release["MODEL_TAG"]
+    return Promotion(new, title, release, f"{name} {tag} again for {env}: {place}")
 
 
-def release_champion(
-    root: Path, dataset: str, attempts: int = 3, told: Callable = print
-) -> Promotion | None:
-    """Promote the champion to the cluster that the settings name, on top of what its remote has.
+def release_champion(root: Path, dataset: str) -> Promotion | None:
+    """Promote the champion to the cluster that the settings name.
+
+    The commit goes on top of the remote branch, whatever the checkout's state is.
 
     Args:
         root: Repository or workspace.
+        dataset: Name of the data set.
 
     Returns:
         None where nothing is to be done.
     """
     chosen = settings(root)
-    if not (env := chosen.release.cluster):
+    env = chosen.release.cluster
+    if not env:
         return None
     if not chosen.release.remote:
         raise WorkbookError(
-            "[release] cluster in settings.ini needs a remote to push to: set [release] remote"
+            "[release] cluster in settings.ini needs a remote to push to: set [release] "
+            "remote"
         )
-    release, note = from_registry(root, chosen, dataset, "")
-    for attempt in range(1, attempts + 1):
-        base = head_of(root, chosen)
-        now = parsed(git("show", f"{base}:{file_of(known(root, env))}", root=root))
+    require_environment(root, env)
+    release, note = release_from_registry(root, chosen, dataset, "")
+    why, attempts = "the champion of a run of the lifecycle", 3
+    while True:
+        base = remote_head(root, chosen)
+        now = parse_release(read_release_at(root, base, env))
         if now["MODEL_SHA256"] == release["MODEL_SHA256"]:
             return None
         try:
-            done = promoted(
-                root,
-                chosen,
-                base,
-                env,
-                release,
-                note,
-                "the champion of a run of the lifecycle",
-                follow=False,
+            return commit_release(
+                root, chosen, base, env, release, note, why, follow=False
             )
-        except Moved:
-            if attempt == attempts or chosen.release.request:
+        except BranchMoved:
+            attempts -= 1
+            if not attempts or chosen.release.request:
                 raise
-        else:
-            told(done.sentence)
-            return done

@@ -4,31 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from housemlops.cluster.manifests import HASHED, Cluster, hint, labels_of
+from housemlops.cluster.manifests import HASHED, Cluster, suggest
 from housemlops.cluster.references import needs_of
 
-IMAGE = re.compile(
-    r"(?P<name>[^@]+?)(?::(?P<tag>[\w][\w.-]*))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
-)
-
-
-def image_fault(image: str) -> str:
-    """Why the name of an image is not exactly one image.
-
-    Returns:
-        Empty when it is pinned.
-    """
-    found = IMAGE.fullmatch(image)
-    if not found or "$" in image:
-        return "is not the name of an image"
-    if not found["digest"] and not found["tag"]:
-        return "has neither tag nor digest, which means latest"
-    if not found["digest"] and not re.match(r"v?\d+\.\d+\.\d", found["tag"]):
-        return f"has the tag {found['tag']}, which is another image every week"
-    return ""
-
-
-FIELDS = {
+FIELDS = {  # field of a release -> pattern of its value
     "MODEL_NAME": r"[a-z0-9][a-z0-9.-]*",
     "MODEL_VERSION": r"\d+",
     "MODEL_TAG": r"v\d+",
@@ -39,53 +18,69 @@ FIELDS = {
 }
 
 
-def parsed(text: str) -> dict[str, str]:
-    "What a release.env says"
-    return dict(
-        line.split("=", 1)
-        for line in text.splitlines()
-        if "=" in line and not line.startswith("#")
-    )
+def release_file(env: str) -> str:
+    """Return the file that names the model of an environment, from the root."""
+    return f"deploy/apps/{env}/model/release.env"
 
 
-def read_release(root: Path, name: str) -> dict[str, str]:
-    "The release of a cluster"
-    return parsed((root / f"deploy/apps/{name}/model/release.env").read_text())
+def parse_release(text: str) -> dict[str, str]:
+    """Return the fields of a release.env."""
+    lines = [line for line in text.splitlines() if "=" in line and line[0] != "#"]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def update_release(text: str, release: dict[str, str]) -> str:
+    """Return a release.env with other values; comments and order stay."""
+    for field, value in release.items():
+        line = f"{field}={value}"
+        if field in parse_release(text):
+            text = re.sub(rf"(?m)^{field}=.*$", lambda match: line, text)
+        else:
+            text += line + "\n"
+    return text
+
+
+def field_faults(release: dict[str, str]) -> Iterator[str]:
+    """Yield what is wrong with the fields of a release."""
+    for field, pattern in FIELDS.items():
+        value = release.get(field, "missing")
+        if not re.fullmatch(pattern, value):
+            yield f"{field} is {value!r}, and should look like {pattern}"
+    for field in release.keys() - FIELDS.keys():
+        yield f"{field} is no field of a release{suggest(field, FIELDS)}"
+    tag, version = release.get("MODEL_TAG"), release.get("MODEL_VERSION")
+    if tag != f"v{version}":
+        yield f"MODEL_TAG is {tag}, and the version is {version}"
 
 
 def release_faults(root: Path, cluster: Cluster) -> Iterator[str]:
-    "A release that is not complete, or does not reach the server"
-    file = f"deploy/apps/{cluster.name}/model/release.env"
+    """Yield why a release is not complete, or does not reach the server."""
+    file = release_file(cluster.name)
     if not (root / file).exists():
         yield f"{file} is missing: it names the model of the cluster {cluster.name}"
         return
-    release = read_release(root, cluster.name)
-    yield from (
-        f"{file}: {field} is {release.get(field, 'missing')!r}, and should look like {shape}"
-        for field, shape in FIELDS.items()
-        if not re.fullmatch(shape, release.get(field, ""))
-    )
-    yield from (
-        f"{file}: {field} is no field of a release{hint(field, FIELDS)}"
-        for field in release.keys() - FIELDS.keys()
-    )
-    if release.get("MODEL_TAG") != f"v{release.get('MODEL_VERSION')}":
-        yield f"{file}: MODEL_TAG is {release.get('MODEL_TAG')}, and the version is {release.get('MODEL_VERSION')}"
+    release = parse_release((root / file).read_text())
+    for fault in field_faults(release):
+        yield f"{file}: {fault}"
     made = [one for one in cluster.of("ConfigMap") if one.body.get("data") == release]
     if not made:
         yield f"{file}: no ConfigMap of the cluster {cluster.name} holds this release"
-    for one in made:
-        if not HASHED.search(one.name):
-            yield f"{one} has no hash in its name, so a new model would not roll the server"
-        users = [
-            (user, labels_of(user).get("app.kubernetes.io/version"))
-            for user in cluster.of("Deployment")
-            if any(need.name == one.name for need in needs_of(user))
-        ]
-        if not users:
-            yield f"{one} is read by no Deployment"
-        yield from (
-            f"{user} has the version label {label}, and the release is {release.get('MODEL_TAG')}"
-            for user, label in users
-            if label != release.get("MODEL_TAG")
-        )
+    for config in made:
+        if not HASHED.search(config.name):
+            yield (
+                f"{config} has no hash in its name, so a new model would not roll the "
+                "server"
+            )
+        servers = []
+        for server in cluster.of("Deployment"):
+            if config.name in [need.name for need in needs_of(server)]:
+                servers.append(server)
+        if not servers:
+            yield f"{config} is read by no Deployment"
+        for server in servers:
+            label = server.pod_labels.get("app.kubernetes.io/version")
+            if label != release.get("MODEL_TAG"):
+                yield (
+                    f"{server} has the version label {label}, and the release is "
+                    f"{release.get('MODEL_TAG')}"
+                )

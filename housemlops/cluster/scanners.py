@@ -1,4 +1,4 @@
-"""Run the scanners over manifests and Dockerfiles: policy, lint, vulnerable settings."""
+"""Run Trivy, hadolint and ShellCheck over manifests, Dockerfiles and scripts."""
 
 import json
 import re
@@ -6,23 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from housemlops.cluster.images import image_fault
 from housemlops.cluster.manifests import Cluster, run_tool
-from housemlops.cluster.release_file import image_fault
 from housemlops.settings import WorkbookError
 
-ALLOWED = {  # rule -> which findings, and why they may stand
+ALLOWED = {  # rule -> text in the findings that are accepted, and the reason
     "KSV-0020": (
         "",
-        "an image has the user that its makers chose; with no privilege to gain, a UID above 10000 protects from nothing more",
+        "an image has the user that its makers chose; with no privilege to gain, a UID "
+        "above 10000 protects from nothing more",
     ),
     "KSV-0021": ("", "the same of its group"),
     "KSV-0125": (
         "",
-        "the rule knows four clouds' registries; an image here is held to its digest, or is our own",
+        "the rule knows four clouds' registries; an image here is held to its digest, "
+        "or is our own",
     ),
     "KSV-0109": (
         "ConfigMap postgres-init-",
-        "the rule sees the word PASSWORD in a script, which reads the passwords from files",
+        "the rule sees the word PASSWORD in a script, which reads the passwords from "
+        "files",
     ),
     "KSV-01010": (
         "ConfigMap release-",
@@ -31,131 +34,86 @@ ALLOWED = {  # rule -> which findings, and why they may stand
 }
 
 
-def allowed(rule: str, sentence: str) -> bool:
-    "Whether a finding may stand"
+def is_allowed(rule: str, sentence: str) -> bool:
+    """Return whether a finding is accepted."""
     return rule in ALLOWED and ALLOWED[rule][0] in sentence
 
 
-def policy_findings(root: Path, read: list[Cluster]) -> Iterator[tuple[str, str]]:
-    """What Trivy says about every rendered object and every Dockerfile.
-
-    Returns:
-        Rule, sentence.
-    """
-    with TemporaryDirectory() as made:
-        names, scratch = {}, Path(made)
-        pairs = [
-            (cluster, manifest) for cluster in read for manifest in cluster.manifests
-        ]
-        for i, (cluster, manifest) in enumerate(pairs):
-            names[f"{i:04}.yaml"] = f"{manifest} (cluster {cluster.name})"
-            (scratch / f"{i:04}.yaml").write_text(json.dumps(manifest.body))
-        for name, text in dockerfiles(root).items():
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            (scratch / name).write_text(text)
-        done = run_tool(
-            "trivy",
-            "config",
-            "--skip-check-update",
-            "--skip-version-check",
-            "--quiet",
-            "--cache-dir",
-            scratch / ".cache",
-            "--format",
-            "json",
-            scratch,
-        )
-    if done.returncode:
-        raise WorkbookError(
-            f"trivy did not run: {done.stderr.strip().splitlines()[-1]}"
-        )
-    for result in json.loads(done.stdout).get("Results", ()):
-        where = names.get(result["Target"], result["Target"])
-        yield from (
-            (one["ID"], f"{where}: {one['Message'].rstrip('.')} ({one['ID']})")
-            for one in result.get("Misconfigurations", ())
-        )
-
-
 def dockerfiles(root: Path) -> dict[str, str]:
-    """What our images are built by.
-
-    Returns:
-        File -> text.
-    """
-    return {
-        path.relative_to(root).as_posix(): path.read_text()
-        for path in sorted(root.glob("deploy/images/*/Dockerfile"))
-    }
+    """Return the text of each Dockerfile by its path."""
+    paths = sorted(root.glob("deploy/images/*/Dockerfile"))
+    return {path.relative_to(root).as_posix(): path.read_text() for path in paths}
 
 
-def lint_findings(root: Path) -> Iterator[tuple[str, str]]:
-    """What hadolint says, and bases that are not pinned.
+def finding(rule: str, place: str, message: str) -> tuple[str, str]:
+    """Return a rule, and a sentence about what broke it."""
+    return rule, f"{place}: {message.rstrip('.')} ({rule})"
 
-    Returns:
-        Rule, sentence.
-    """
+
+def trivy_findings(root: Path, clusters: list[Cluster]) -> Iterator[tuple[str, str]]:
+    """Yield what Trivy says about every rendered object and every Dockerfile."""
+    names, texts = {}, dockerfiles(root)
+    for cluster in clusters:
+        for manifest in cluster.manifests:
+            file = f"{len(names):04}.yaml"
+            names[file] = f"{manifest} (cluster {cluster.name})"
+            texts[file] = json.dumps(manifest.body)
+    with TemporaryDirectory() as scratch:
+        for file, text in texts.items():
+            path = Path(scratch) / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        options = "--skip-check-update --skip-version-check --quiet --format json"
+        cache = f"--cache-dir={scratch}/.cache"
+        done = run_tool("trivy", "config", *options.split(), cache, scratch)
+    if done.returncode:
+        last_line = done.stderr.strip().splitlines()[-1]
+        raise WorkbookError(f"trivy did not run: {last_line}")
+    for result in json.loads(done.stdout).get("Results", ()):
+        place = names.get(result["Target"], result["Target"])
+        for one in result.get("Misconfigurations", ()):
+            yield finding(one["ID"], place, one["Message"])
+
+
+def hadolint_findings(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield what hadolint says about the Dockerfiles."""
     for name, text in dockerfiles(root).items():
         done = run_tool("hadolint", "--no-color", "--format", "json", "-", input=text)
-        yield from (
-            (
-                one["code"],
-                f"{name}, line {one['line']}: {one['message'].rstrip('.')} ({one['code']})",
-            )
-            for one in json.loads(done.stdout or "[]")
-        )
-        context = re.search(r"(?m)^# +docker build .* (\S+)$", text)
-        copied = (
-            [
-                source
-                for line in re.findall(r"(?m)^COPY (?!--)(.*) \S+$", text)
-                for source in line.split()
-            ]
-            if context and (root / context[1] / ".git").exists()
-            else []
-        )
-        yield from (
-            ("", f"{name} copies {source}, which is not there")
-            for source in copied
-            if not (root / context[1] / source).exists()
-        )
-        stages = set(re.findall(r"(?mi)^FROM \S+ AS (\S+)", text))
-        yield from (
-            ("", f"{name}: the base {base} {fault}")
-            for base in re.findall(r"(?mi)^FROM (?:--\S+ )*(\S+)", text)
-            if base not in stages and (fault := image_fault(base))
-        )
+        for one in json.loads(done.stdout or "[]"):
+            yield finding(one["code"], f"{name}, line {one['line']}", one["message"])
 
 
-def script_findings(root: Path) -> Iterator[tuple[str, str]]:
-    """What ShellCheck says about the scripts.
+def base_findings(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield bases of images that are not pinned."""
+    for name, text in dockerfiles(root).items():
+        stages = re.findall(r"(?mi)^FROM \S+ AS (\S+)", text)
+        for base in re.findall(r"(?mi)^FROM (?:--\S+ )*(\S+)", text):
+            fault = image_fault(base) if base not in stages else ""
+            if fault:
+                yield "", f"{name}: the base {base} {fault}"
 
-    Returns:
-        Rule, sentence.
-    """
-    scripts = [
-        path.relative_to(root).as_posix()
-        for path in sorted((root / "deploy").rglob("*.sh"))
+
+def shellcheck_findings(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield what ShellCheck says about the scripts."""
+    paths = sorted((root / "deploy").rglob("*.sh"))
+    options = ["--format", "json", "--external-sources"]
+    scripts = [path.relative_to(root) for path in paths]
+    done = run_tool("shellcheck", *options, *scripts, cwd=root)
+    for one in json.loads(done.stdout or "[]"):
+        place = f"{one['file']}, line {one['line']}"
+        yield finding(f"SC{one['code']}", place, one["message"])
+
+
+def scan_faults(root: Path, clusters: list[Cluster]) -> Iterator[str]:
+    """Yield findings that are not accepted, and acceptances that nothing needs."""
+    findings = [
+        *trivy_findings(root, clusters),
+        *hadolint_findings(root),
+        *base_findings(root),
+        *shellcheck_findings(root),
     ]
-    done = run_tool(
-        "shellcheck", "--format", "json", "--external-sources", *scripts, cwd=root
-    )
-    yield from (
-        (
-            f"SC{one['code']}",
-            f"{one['file']}, line {one['line']}: {one['message'].rstrip('.')} (SC{one['code']})",
-        )
-        for one in json.loads(done.stdout or "[]")
-    )
-
-
-def scan_faults(root: Path, read: list[Cluster]) -> Iterator[str]:
-    "What the scanners find and nobody has allowed, and allowances that nobody needs"
-    found = [*policy_findings(root, read), *lint_findings(root), *script_findings(root)]
-    yield from dict.fromkeys(
-        sentence for rule, sentence in found if not allowed(rule, sentence)
-    )
-    yield from (
-        f"housemlops.cluster.scanners.ALLOWED has {rule}, which nothing needs any more"
-        for rule in sorted(ALLOWED.keys() - {rule for rule, _ in found})
-    )
+    for rule, sentence in dict.fromkeys(findings):
+        if not is_allowed(rule, sentence):
+            yield sentence
+    for rule in sorted(ALLOWED.keys() - {rule for rule, _ in findings}):
+        yield f"housemlops.cluster.scanners.ALLOWED has {rule}, which nothing needs"

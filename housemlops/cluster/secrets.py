@@ -2,161 +2,143 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from housemlops.cluster.manifests import Cluster, documents, run_tool, search_path
+from housemlops.cluster.manifests import (
+    Cluster,
+    documents,
+    mappings_in,
+    run_tool,
+    strings_in,
+    tool_path,
+)
+from housemlops.core.files import read_yaml
 from housemlops.settings import WorkbookError
 
-SECRETIVE = re.compile(
-    r"(password|passwd|secret|token|fernet.?key|secret.?key|access.?key|private.?key|credential)s?$",
+SECRET_NAME = re.compile(
+    r"(password|passwd|secret|token|fernet.?key|secret.?key|access.?key|private.?key"
+    r"|credential)s?$",
     re.IGNORECASE,
 )
-
-
-HARMLESS = re.compile(
-    r"([/$].*)?|true|false|\d+"
-)  # nothing, a path, a variable, a switch or a number
-
-
+# Nothing, a path, a variable, a switch or a number.
+HARMLESS = re.compile(r"([/$].*)?|true|false|\d+")
 LEAK = re.compile(
-    r"AGE-SECRET-KEY-1[0-9A-Z]+|-----BEGIN [A-Z ]*PRIVATE KEY-----|\w+://[^\s:/@]+:[^\s:/@$({]+@|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}"
+    r"AGE-SECRET-KEY-1[0-9A-Z]+|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\w+://[^\s:/@]+:[^\s:/@$({]+@|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}"
 )
 
 
-def sops_rules(root: Path) -> list[tuple[str, list[str]]]:
-    """Who can read which encrypted file.
-
-    Returns:
-        Pattern of a path, age recipients.
-    """
-    found = (
-        documents((root / ".sops.yaml").read_text())[0]["creation_rules"]
-        if (root / ".sops.yaml").exists()
-        else []
-    )
-    return [
-        (rule.get("path_regex", ""), re.split(r"[\s,]+", rule.get("age", "").strip()))
-        for rule in found
-    ]
+def recipients_of(root: Path, file: str) -> list[str] | None:
+    """Return who may read an encrypted file by .sops.yaml; None without a rule."""
+    for rule in read_yaml(root / ".sops.yaml").get("creation_rules", ()):
+        if re.search(rule.get("path_regex", ""), file):
+            return sorted(re.split(r"[\s,]+", rule.get("age", "").strip()))
+    return None
 
 
 def secret_faults(root: Path, cluster: Cluster) -> Iterator[str]:
-    "Secrets that are not encrypted, or for somebody else"
-    for manifest in cluster.of("Secret"):
-        if "sops" not in manifest.body:
-            yield f"{manifest} is not encrypted: sops encrypt --in-place {manifest.file}"
+    """Yield Secrets that are not encrypted, or for somebody else."""
+    for secret in cluster.of("Secret"):
+        if "sops" not in secret.body:
+            yield f"{secret} is not encrypted: sops encrypt --in-place {secret.file}"
             continue
-        bare = [
-            key
-            for part in ("data", "stringData")
-            for key, value in (manifest.body.get(part) or {}).items()
-            if not str(value).startswith("ENC[")
-        ]
-        if bare:
-            yield f"{manifest} is encrypted, but its {', '.join(bare)} is plain text"
-        wanted = next(
-            (who for path, who in sops_rules(root) if re.search(path, manifest.file)),
-            None,
-        )
-        given = [one["recipient"] for one in manifest.body["sops"].get("age") or ()]
+        values = {**(secret.body.get("data") or {})}
+        values |= secret.body.get("stringData") or {}
+        plain = [key for key in values if not str(values[key]).startswith("ENC[")]
+        if plain:
+            yield f"{secret} is encrypted, but its {', '.join(plain)} is plain text"
+        wanted = recipients_of(root, secret.file)
+        actual = [one["recipient"] for one in secret.body["sops"].get("age") or ()]
         if wanted is None:
-            yield f"{manifest} matches no creation rule of .sops.yaml, so nobody knows who may read it"
-        elif sorted(wanted) != sorted(given):
-            yield f"{manifest} is encrypted for {', '.join(given) or 'nobody'}, and .sops.yaml says {', '.join(wanted)}: sops updatekeys {manifest.file}"
+            yield (
+                f"{secret} matches no creation rule of .sops.yaml, so nobody knows who "
+                "may read it"
+            )
+        elif wanted != sorted(actual):
+            yield (
+                f"{secret} is encrypted for {', '.join(actual) or 'nobody'}, and "
+                f".sops.yaml says {', '.join(wanted)}: sops updatekeys {secret.file}"
+            )
 
 
-def literals(node: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Values with the names they go by, those of environment variables too.
-
-    Returns:
-        Name, value.
-    """
-    if isinstance(node, list):
-        yield from chain.from_iterable(literals(part, name) for part in node)
-    elif isinstance(node, dict):
-        if isinstance(node.get("name"), str) and isinstance(node.get("value"), str):
-            yield node["name"], node["value"]
-        yield from chain.from_iterable(
-            literals(value, key) for key, value in node.items()
-        )
-    elif isinstance(node, str):
-        yield name, node
+def named_values(node: object) -> Iterator[tuple[str, str]]:
+    """Yield strings with their names; that of an environment variable is its own."""
+    yield from strings_in(node)
+    for mapping in mappings_in(node):
+        name, value = mapping.get("name"), mapping.get("value")
+        if isinstance(name, str) and isinstance(value, str):
+            yield name, value
 
 
 def leak_faults(root: Path, cluster: Cluster) -> Iterator[str]:
-    "Things that look like a secret in objects that are none"
+    """Yield what looks like a secret in objects that are no Secret."""
     for manifest in cluster.manifests:
-        for name, value in literals(manifest.body) if manifest.kind != "Secret" else ():
-            telling = (
-                SECRETIVE.search(name)
-                and name != "secretKey"
-                and not HARMLESS.fullmatch(value)
-            )
-            if telling:
-                yield f"{manifest} has a plain value for {name}: it belongs in an encrypted Secret"
+        if manifest.kind == "Secret":
+            continue
+        for name, value in named_values(manifest.body):
+            secret_name = SECRET_NAME.search(name) and name != "secretKey"
+            if secret_name and not HARMLESS.fullmatch(value):
+                yield (
+                    f"{manifest} has a plain value for {name}: it belongs in an "
+                    "encrypted Secret"
+                )
             if LEAK.search(value):
                 yield f"{manifest} holds what looks like a key or a password, in {name}"
 
 
 def leaked_files(root: Path) -> Iterator[str]:
-    "Keys and passwords in any file of deploy/, also in one that no cluster reads"
+    """Yield keys and passwords in any file of deploy/, also if no cluster reads it."""
     for path in sorted((root / "deploy").rglob("*")):
         name = path.relative_to(root).as_posix()
         text = path.read_text(errors="replace") if path.is_file() else ""
-        if found := LEAK.search(text):
-            yield f"{name}, line {text[: found.start()].count(chr(10)) + 1}: what looks like a key or a password ({found[0][:12]}…)"
-        if (
-            path.suffix == ".yaml"
-            and re.search(r"(?m)^kind: Secret$", text)
-            and "\nsops:" not in text
-        ):
+        leak = LEAK.search(text)
+        if leak:
+            line = text[: leak.start()].count("\n") + 1
+            yield (
+                f"{name}, line {line}: what looks like a key or a password "
+                f"({leak[0][:12]}…)"
+            )
+        is_secret = path.suffix == ".yaml" and re.search(r"(?m)^kind: Secret$", text)
+        if is_secret and "\nsops:" not in text:
             yield f"{name} holds a Secret that is not encrypted"
 
 
-def opened(root: Path, name: str) -> dict[tuple[str, str], dict[str, str]]:
-    """The Secrets of a cluster, made anew for a throw-away key and decrypted with it.
+def open_secrets(root: Path, cluster: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Make a cluster's Secrets for a throw-away key, and decrypt them.
 
     Returns:
         (namespace, name) -> values.
+
+    Raises:
+        WorkbookError: The bootstrap cannot make them, or they do not decrypt.
     """
     from pyrage import x25519
 
     key = x25519.Identity.generate()
-    store = (
-        {
-            "AWS_ACCESS_KEY_ID": "example",
-            "AWS_SECRET_ACCESS_KEY": "example",
-            "S3_ENDPOINT": "https://s3.example.com",
-        }
-        if name != "local"
-        else {}
-    )
-    tools = store | {"PATH": search_path()}
+    script = "deploy/bootstrap/secrets.sh"
+    secrets = {}
     with TemporaryDirectory() as made:
-        script = root / "deploy/bootstrap/secrets.sh"
-        done = run_tool(
-            "bash", script, name, key.to_public(), made, env={"HOME": made, **tools}
-        )
+        environ = {"PATH": tool_path(), "HOME": made, "SOPS_AGE_KEY": str(key)}
+        if cluster != "local":
+            environ |= {
+                "AWS_ACCESS_KEY_ID": "example",
+                "AWS_SECRET_ACCESS_KEY": "example",
+                "S3_ENDPOINT": "https://s3.example.com",
+            }
+        command = (root / script, cluster, key.to_public(), made)
+        done = run_tool("bash", *command, env=environ)
         if done.returncode:
-            raise WorkbookError(
-                f"{script.relative_to(root)} {name}: {(done.stderr.strip().splitlines() or ['it ended without a word'])[-1]}"
-            )
-        found = {}
+            lines = done.stderr.strip().splitlines() or ["it ended without a message"]
+            raise WorkbookError(f"{script} {cluster}: {lines[-1]}")
         for path in sorted(Path(made).glob("*.yaml")):
-            done = run_tool(
-                "sops",
-                "decrypt",
-                path,
-                env={"HOME": made, "SOPS_AGE_KEY": str(key), **tools},
-            )
+            done = run_tool("sops", "decrypt", path, env=environ)
             if done.returncode:
                 raise WorkbookError(
-                    f"{path.name}, made by {script.relative_to(root)} {name}, does not decrypt: {done.stderr.strip().splitlines()[-1]}"
+                    f"{path.name}, made by {script} {cluster}, does not decrypt: "
+                    f"{done.stderr.strip().splitlines()[-1]}"
                 )
             body = documents(done.stdout)[0]
-            found[body["metadata"]["namespace"], body["metadata"]["name"]] = body.get(
-                "stringData", {}
-            ) | body.get("data", {})
-    return found
+            place = body["metadata"]["namespace"], body["metadata"]["name"]
+            secrets[place] = body.get("stringData", {}) | body.get("data", {})
+    return secrets

@@ -127,7 +127,9 @@ class Lifecycle(Beside):
             return None
         from housemlops.cluster.release import release_champion
 
-        release_champion(root, params(workspace)["dataset"])
+        promotion = release_champion(root, params(workspace)["dataset"])
+        if promotion:
+            print(promotion.sentence)
 
 
 class Learn(Lifecycle):
