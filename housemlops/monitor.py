@@ -1140,7 +1140,7 @@ def reference_prices(
     return np.array(
         [
             price
-            for price, *_ in champion.price(
+            for price, *_ in champion.predict(
                 [[house.get(name) for name in champion.inputs] for house in houses]
             )
         ]

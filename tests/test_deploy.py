@@ -403,7 +403,7 @@ EDITS = {
         f"{PREDICTION}/deployment.yaml",
         "name: HOUSE_ALLOWED_HOSTS",
         "name: HOUSE_HOSTS",
-        rf"{PREDICTION}/deployment.yaml: .*server would not start: HOUSE_HOSTS is not a setting",
+        rf"{PREDICTION}/deployment.yaml: .*server would not start: HOUSE_HOSTS is not an option",
     ),
     "a setting that the workbook does not know": (
         AIRFLOW,

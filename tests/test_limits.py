@@ -18,22 +18,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import HTTPException
 from starlette.testclient import TestClient
 
 from housemlops import prediction_log
-from housemlops.engine import Standing
+from housemlops.engine import LiveModel
 from housemlops.prediction_log import PredictionLog
+from housemlops.serving.app import create_app
+from housemlops.serving.jobs import BackgroundJob
+from housemlops.serving.options import OptionError, read_options
+from housemlops.serving.requests import request_model
 from housemlops.serving.running import ask, free_port, wait_until_alive
+from housemlops.serving.service import PredictionRequest, PredictionService
 from housemlops.settings import end_with_parent
-from housemlops.web import (
-    BackgroundJob,
-    Desk,
-    OptionError,
-    Refused,
-    create_app,
-    read_options,
-    request_model,
-)
 
 OWN = "http://127.0.0.1"
 
@@ -220,13 +217,13 @@ def test_a_job_that_fails_is_shown_and_tried_again(caplog):
 
     job = BackgroundJob("delete old predictions", work, 3600)
     with caplog.at_level(logging.WARNING, "uvicorn.error"):
-        assert job.once() == 1 and "OverflowError" in job.trouble
-        assert job.once() == 2 and "2 times" in job.trouble
-        assert job.once() == 3600 and not job.trouble
+        assert job.run_once() == 1 and "OverflowError" in job.trouble
+        assert job.run_once() == 2 and "2 times" in job.trouble
+        assert job.run_once() == 3600 and not job.trouble
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     job.failures = 9
     job.work = lambda: 1 / 0
-    assert job.once() == 60
+    assert job.run_once() == 60
 
 
 def test_readyz_shows_a_job_that_fails(app, tmp_path):
@@ -268,71 +265,73 @@ def row() -> dict:
 
 
 @pytest.fixture
-def desk(release, House, tmp_path):
-    "A desk whose log is in a folder that can go away"
+def service(release, House, tmp_path):
+    "A service whose log is in a folder that can go away"
     (tmp_path / "data").mkdir()
     log = PredictionLog(f"sqlite:///{tmp_path}/data/predictions.db")
-    desk = Desk(House, Standing(release / "model"), log)
-    desk.open_log()
-    yield desk
-    desk.close()
+    service = PredictionService(House, LiveModel(release / "model"), log)
+    service.open_log()
+    yield service
+    service.close()
 
 
-def priced(desk, House, example) -> bool:
+def predicts(service, House, example) -> bool:
     "Whether a prediction is returned now"
 
-    async def price():
-        return await desk.price("predict", [House.model_validate(example)])
+    async def predict():
+        return await service.predict("predict", [House.model_validate(example)])
 
-    desk.retry = 0.0  # do not wait for a second
+    service.retry_at = 0.0  # do not wait for a second
     try:
-        return bool(asyncio.run(price()))
-    except Refused as refused:
-        assert refused.status == 503 and "/" not in refused.detail, refused.detail
+        return bool(asyncio.run(predict()))
+    except HTTPException as error:
+        assert error.status_code == 503 and "/" not in error.detail, error.detail
         return False
 
 
 def test_a_lost_and_a_returned_log_are_one_line_each(
-    desk, House, example, tmp_path, caplog
+    service, House, example, tmp_path, caplog
 ):
     caplog.set_level(logging.WARNING, "uvicorn.error")
-    assert priced(desk, House, example) and not caplog.records
+    assert predicts(service, House, example) and not caplog.records
     (tmp_path / "data").rename(tmp_path / "away")
     for _ in range(3):
-        assert not priced(desk, House, example)
-    assert "/" not in desk.trouble()
+        assert not predicts(service, House, example)
+    assert "/" not in service.log_problem()
     (tmp_path / "away").rename(tmp_path / "data")
-    assert priced(desk, House, example) and priced(desk, House, example)
+    assert predicts(service, House, example) and predicts(service, House, example)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert str(tmp_path) in caplog.text and "is back" in caplog.text
 
 
-def test_a_full_disk_is_one_line_and_a_reason(desk, House, example, caplog):
+def test_a_full_disk_is_one_line_and_a_reason(service, House, example, caplog):
     caplog.set_level(logging.WARNING, "uvicorn.error")
-    assert priced(desk, House, example)
-    desk.log.writer.driver_connection.execute("PRAGMA max_page_count = 1")
+    assert predicts(service, House, example)
+    service.log.writer.driver_connection.execute("PRAGMA max_page_count = 1")
     houses = [House.model_validate(example)] * 200
     with pytest.raises(prediction_log.LogUnavailable):
-        desk.answer([("batch", houses)])
-    assert desk.trouble() == "the prediction log is unavailable: its disk is full"
-    assert priced(desk, House, example)
+        service.predict_batch([PredictionRequest("batch", houses)])
+    assert (
+        service.log_problem() == "the prediction log is unavailable: its disk is full"
+    )
+    assert predicts(service, House, example)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
 def test_a_backup_copied_over_the_log_is_noticed_at_the_next_look(
-    desk, House, example, tmp_path, caplog
+    service, House, example, tmp_path, caplog
 ):
     caplog.set_level(logging.WARNING, "uvicorn.error")
     live = tmp_path / "data/predictions.db"
-    assert priced(desk, House, example)
+    assert predicts(service, House, example)
     prediction_log.backup(f"sqlite:///{live}", tmp_path / "backup.db")
     for _ in range(30):
-        assert priced(desk, House, example)
-    desk.tend_log()
-    assert desk.opened
+        assert predicts(service, House, example)
+    service.check_log()
+    assert service.log_is_open
     live.write_bytes((tmp_path / "backup.db").read_bytes())
-    desk.tend_log()
-    assert not desk.opened and desk.trouble(), "nothing was noticed"
+    service.check_log()
+    assert not service.log_is_open and service.log_problem(), "nothing was noticed"
     assert len(caplog.records) == 1 and "No prediction is returned" in caplog.text
 
 

@@ -183,7 +183,7 @@ def run(tmp_path_factory, state):
     put("build/serve/model/release.json", "{}")
     put(
         "build/serve/app.py",
-        f"class App: pass\napp = App()\napp.app = App()\napp.app.openapi = lambda: {OPENAPI}\n",
+        f"class App: pass\napp = App()\napp.openapi = lambda: {OPENAPI}\n",
     )
     put("build/monitor/verdict.json", json.dumps({"verdict": "stable", "reasons": []}))
     put(
@@ -736,7 +736,7 @@ def test_groups_of_rooms_are_in_an_order_without_circles():
         {*needs} - {*lifecycle(ROOT)}
     )
     low, results, runs = groups.values()
-    assert {"settings", "contract", "predict", "engine", "web"} <= {
+    assert {"settings", "contract", "predict", "engine", "prediction_log"} <= {
         *low
     } and "orchestrate" in runs
     assert not beneath(needs, low) & {*results, *runs} and not beneath(

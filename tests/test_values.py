@@ -13,8 +13,8 @@ from test_contracts import PLAIN, write_server
 
 from housemlops.contract import Contract, as_contract, load_contract
 from housemlops.score import open_model, score_table
+from housemlops.serving.app import create_app
 from housemlops.serving.running import running
-from housemlops.web import create_app
 
 OWN = "http://127.0.0.1"
 ROWS = 200

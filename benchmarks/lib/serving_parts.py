@@ -17,6 +17,13 @@ class Kept:
         self.groups.append(rows)
 
 
+def answer(service, request_type: type, houses: list) -> list[dict]:
+    "Predictions for houses that each come in a request of their own"
+    requests = [request_type("predict", [house]) for house in houses]
+    service.predict_batch(requests)
+    return [request.predictions[0] for request in requests]
+
+
 def breakdown(
     server: Path,  # folder of the generated server; nothing else is imported
     url: str,  # of an empty database
@@ -26,16 +33,18 @@ def breakdown(
     "What each part of the server takes"
     sys.path.insert(0, str(server))
     import numpy as np
-    from engine import Standing
-    from prediction_log import PredictionLog
+    from fastapi.responses import JSONResponse
     from pydantic import TypeAdapter
-    from web import Desk, answer_json, request_model
+    from serving.engine import LiveModel
+    from serving.prediction_log import PredictionLog
+    from serving.requests import request_model
+    from serving.service import PredictionRequest, PredictionService
 
-    standing, log, found = Standing(server / "model"), PredictionLog(url), {}
-    House = request_model(standing.release.contract)
-    adapter, desk = TypeAdapter(House), Desk(House, standing, log)
-    desk.open_log()
-    release, desk.log = desk.standing.release, Kept()
+    live_model, log, found = LiveModel(server / "model"), PredictionLog(url), {}
+    House = request_model(live_model.release.contract)
+    adapter, service = TypeAdapter(House), PredictionService(House, live_model, log)
+    service.open_log()
+    release, service.log = live_model.release, Kept()
 
     def clock(label: str, task: Callable, given: list) -> list:  # results
         results, took = [], []
@@ -54,7 +63,9 @@ def breakdown(
         )
         values = clock(
             "values",
-            lambda group: [desk.values(house, release.inputs) for house in group],
+            lambda group: [
+                service.feature_values(house, release.inputs) for house in group
+            ],
             houses,
         )
         rows = clock(
@@ -65,21 +76,19 @@ def breakdown(
             values,
         )
         clock("model", release.log_prices, rows)
-        clock("price", release.price, values)
+        clock("price", release.predict, values)
         answers = clock(
             "answer",
-            lambda group: desk.answer([("predict", [house]) for house in group]),
+            lambda group: answer(service, PredictionRequest, group),
             houses,
         )
-        clock("log", log.write, desk.log.groups[-len(houses) :])
-        clock(
-            "write JSON", lambda group: [answer_json(one) for (one,) in group], answers
-        )
+        clock("log", log.write, service.log.groups[-len(houses) :])
+        clock("write JSON", lambda group: [JSONResponse(one) for one in group], answers)
     price, answer, _ = (
         np.array(found.pop(label)) for label in ("price", "answer", "values")
     )
     found["interval, warnings"] = (price - found["encode"] - found["model"]).tolist()
     found["values, id, row of the log"] = (answer - price).tolist()
-    desk.log = log
-    desk.close()
+    service.log = log
+    service.close()
     return found

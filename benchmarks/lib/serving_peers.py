@@ -8,21 +8,21 @@ import sys
 from pathlib import Path
 
 
-def request_model():
+def house_model():
     "The generated project's House"
     server = Path(os.environ["BENCH_SERVER"])
     sys.path.insert(0, str(server))
-    import web
+    from serving.requests import request_model
 
     contract = (server / "model/contract.json").read_text(encoding="utf-8")
-    return web.request_model(json.loads(contract))
+    return request_model(json.loads(contract))
 
 
 def constant():
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    House, app = request_model(), FastAPI()
+    House, app = house_model(), FastAPI()
 
     class Price(BaseModel):
         id: str
@@ -62,7 +62,7 @@ def plain():
 
     from housemlops.predict import encode
 
-    House, app = request_model(), FastAPI()
+    House, app = house_model(), FastAPI()
     model, plan = (
         joblib.load(os.environ["BENCH_ESTIMATOR"]),
         json.loads(Path(os.environ["BENCH_PLAN"]).read_text(encoding="utf-8")),
@@ -83,7 +83,7 @@ def bridge():
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
     House, app, client = (
-        request_model(),
+        house_model(),
         FastAPI(),
         httpx.AsyncClient(base_url=os.environ["BENCH_BEHIND"], timeout=60),
     )

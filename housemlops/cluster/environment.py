@@ -38,7 +38,7 @@ def setting_fault(name: str) -> str:
 
 def variable_faults(root: Path, container: dict, values: dict) -> Iterator[str]:
     """Yield the variables of a container that its program would refuse or ignore."""
-    from housemlops.web import OptionError, read_options
+    from housemlops.serving.options import OptionError, read_options
 
     options = {name: values[name] for name in values if name.startswith("HOUSE_")}
     try:

@@ -10,10 +10,7 @@ from housemlops.settings import (
     folder_sha256,
 )
 
-DESCRIBE = """import json, app
-outer = app.app
-while not hasattr(outer, "openapi"): outer = outer.app
-print(json.dumps(outer.openapi()))"""
+DESCRIBE = "import json, app; print(json.dumps(app.app.openapi()))"
 
 
 def interface(server: Path, kept: Path) -> dict:
