@@ -442,7 +442,7 @@ def history_body(
         root,
         "history_body.html.jinja",
         facts=history_facts(months),
-        svg=history_svg(months, root, mark),
+        svg=history_svg(months, mark),
         stories=stories,
         prefix=prefix,
         mark=mark,
