@@ -8,290 +8,196 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from housemlops.core.files import read_optional_json, read_yaml
-from housemlops.operations.process_family import family
-from housemlops.operations.supervisor import Child, House
+from housemlops.operations.supervisor import Supervisor
+from housemlops.processes import marked_processes
 from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
 from housemlops.site.templates import show_number
 
-WORDS = {
-    "done": "ready",
-    "well": "healthy",
-    "starting": "starting",
-    "waiting": "waiting",
-    "crashed": "crashed",
-    "ill": "not healthy",
-}
+BUILDING = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>The site is being built</title>
+<p>The site is being built. This page looks again every five seconds.</p></html>"""
 
 
-def without_secrets(page: str) -> str:
-    """An address without what follows its path.
+def summary(supervisor: Supervisor) -> tuple[str, str]:
+    """Return the state of all services together, and a few words about it."""
+    failing = [
+        child.service.name
+        for child in supervisor.children
+        if child.state in ("unhealthy", "crashed")
+    ]
+    if failing:
+        return "unhealthy", f"{', '.join(failing)}: look below"
+    checked = [child for child in supervisor.children if child.service.health]
+    healthy = sum(child.state == "healthy" for child in checked)
+    # The prediction server may wait for a first champion.
+    waiting = [child.state == "waiting" for child in checked if child.service.follow]
+    if healthy + sum(waiting) < len(checked):
+        return "starting", f"starting: {healthy} of {len(checked)} healthy"
+    return "healthy", "healthy, no champion yet" if any(waiting) else "all healthy"
+
+
+def metric_rows(metrics: dict) -> list[dict]:
+    """Return MAE and MSE of a model against their thresholds, as the page shows them.
 
     Args:
-        page: URL.
+        metrics: Metrics of the stage evaluate; may be empty.
     """
-    return page.split("?")[0]
+    rows = []
+    for name, limit in metrics.get("thresholds", {}).items():
+        value = metrics["model"].get(name)
+        if name in ("mae", "mse") and value is not None:
+            within = value <= limit
+            note = f"{'within' if within else 'above'} {show_number(limit)}"
+            row = {"label": name.upper(), "value": show_number(value), "note": note}
+            rows.append(row | {"state": "healthy" if within else "unhealthy"})
+    return rows
 
 
-def card(house: House, child: Child, keyed: bool = False) -> dict:
-    """One service as the page shows it, with the processes that belong to it.
+def champion_row(receipt: dict) -> dict:
+    """Return what became of a model, as the page shows it.
 
     Args:
-        keyed: Whether whoever asks may have secrets.
-
-    Returns:
-        What the page shows.
+        receipt: Receipt of the stage promote.
     """
-    service = child.service
-    parts = [other for other in house.children if other.service.of == service.name]
-    said = (
-        ""
-        if child.state in ("well", "done", "starting")
-        else child.trouble + (f" · log/{child.log.name}" if child.crashes else "")
-    )
-    word = "being built" if service.once and child.process else WORDS[child.state]
-    memory = sum(house.memory.get(member.service.name, 0) for member in [child, *parts])
+    version, promoted = receipt.get("champion_version"), receipt.get("promoted")
+    reasons = "; ".join(receipt.get("reasons", ()))
     return {
-        "name": service.name,
-        "title": service.title,
-        "about": service.about,
-        "page": service.page if keyed else without_secrets(service.page),
-        "state": child.state,
-        "word": word,
-        "open": child.state in ("well", "done", "ill"),
-        "said": said,
-        "address": service.page.removeprefix("http://").split("/")[0],
-        "memory": round(memory, -1) and f"{round(memory, -1):,.0f}",
-        "crashes": child.crashes,
-        "parts": [
-            {"name": part.service.name, "state": part.state, "word": WORDS[part.state]}
-            for part in parts
-        ],
+        "label": "champion",
+        "value": f"version {version}" if version else "none yet",
+        "state": "healthy" if promoted else "unhealthy",
+        "note": "promoted by this run" if promoted else f"not promoted: {reasons}",
     }
 
 
-def summary(house: House) -> tuple[str, str]:
-    """The house in a few words.
-
-    Returns:
-        State for the colour, words.
-    """
-    shown = [child for child in house.children if child.service.health]
-    well = [child for child in shown if child.state == "well"]
-    bad = [child for child in house.children if child.state in ("ill", "crashed")]
-    if bad:
-        return "ill", f"{', '.join(child.service.name for child in bad)}: look below"
-    waiting = [
-        child for child in shown if child.service.follow and child.state == "waiting"
-    ]
-    if len(well) + len(waiting) < len(shown):
-        return "starting", f"starting: {len(well)} of {len(shown)} healthy"
-    return "well", "all healthy" if not waiting else "healthy, no champion yet"
-
-
 def figures(run: Path) -> list[dict]:
-    """The errors of the latest model against their thresholds, and what became of it.
-
-    Args:
-        run: Workspace of a finished run; need not exist.
-
-    Returns:
-        Label, value, note, state.
-    """
-    metrics, receipt = (
-        read_optional_json(run / f"build/{name}.json")
-        for name in ("evaluate/metrics", "promote/receipt")
-    )
-    model, limits = metrics.get("model", {}), metrics.get("thresholds", {})
-    errors = [
-        {
-            "label": name.upper(),
-            "value": show_number(model[name]),
-            "state": "well" if model[name] <= limits[name] else "ill",
-            "note": f"{'within' if model[name] <= limits[name] else 'above'} {show_number(limits[name])}",
-        }
-        for name in ("mae", "mse")
-        if name in model and name in limits
-    ]
-    if not receipt:
-        return errors
-    version, promoted = receipt.get("champion_version"), receipt.get("promoted")
-    return [
-        *errors,
-        {
-            "label": "champion",
-            "value": f"version {version}" if version else "none yet",
-            "state": "well" if promoted else "ill",
-            "note": "promoted by this run"
-            if promoted
-            else f"not promoted: {'; '.join(receipt.get('reasons', ()))}",
-        },
-    ]
+    """Return the metrics of a finished run, and what became of its model."""
+    rows = metric_rows(read_optional_json(run / "build/evaluate/metrics.json"))
+    receipt = read_optional_json(run / "build/promote/receipt.json")
+    return [*rows, champion_row(receipt)] if receipt else rows
 
 
-def pages_of(workspace: Path, stages: list[str]) -> dict:
-    """What a run left to read: executed notebooks, then the reports that stages wrote.
+def run_pages(workspace: Path, stages: list[str]) -> dict:
+    """Return a run's executed notebooks, and then the reports that stages wrote.
 
     Args:
         workspace: Of a run.
         stages: In order.
 
     Returns:
-        Name, data, pages as (label, URL).
+        Name, data, and pages as (label, URL).
     """
-    pages = {
-        name: f"reports/{name}.html"
-        for name in stages
-        if (workspace / f"reports/{name}.html").exists()
-    }
-    reports = {
-        f"{path.parent.name}: {path.stem}": f"build/{path.parent.name}/{path.name}"
-        for path in sorted(workspace.glob("build/*/*.html"))
-    }
-    chosen = read_yaml(workspace / "params.yaml")
+    pages = {stage: f"reports/{stage}.html" for stage in stages}
+    for path in sorted(workspace.glob("build/*/*.html")):
+        label = f"{path.parent.name}: {path.stem}"
+        pages[label] = path.relative_to(workspace).as_posix()
+    params = read_yaml(workspace / "params.yaml")
+    data = f"{params['dataset']}, as of {params['as_of']}" if "as_of" in params else ""
+    address = f"/runs/{workspace.name}"
     return {
         "name": workspace.name,
-        "data": f"{chosen['dataset']}, as of {chosen['as_of']}"
-        if "as_of" in chosen
-        else "",
+        "data": data,
         "pages": [
-            (label, f"/runs/{workspace.name}/{path}")
-            for label, path in {**pages, **reports}.items()
+            (label, f"{address}/{path}")
+            for label, path in pages.items()
+            if (workspace / path).exists()
         ],
     }
 
 
-def page_facts(house: House, keyed: bool = False) -> dict:
-    """All that the page shows.
+def front_html(supervisor: Supervisor, keyed: bool = False) -> str:
+    """Render the front page.
 
     Args:
-        keyed: Whether whoever asks may have secrets.
-
-    Returns:
-        For the template.
-    """
-    state = house.chosen.paths.state
-    stages, latest = list(lifecycle(house.root)), (state / "latest").resolve()
-    folders = sorted(
-        (state / "workspaces").glob("*/reports"),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    runs = [pages_of(folder.parent, stages) for folder in folders]
-    airflow, (colour, words) = house.child("airflow"), summary(house)
-    return {
-        "cards": [
-            card(house, child, keyed) for child in house.children if child.service.title
-        ],
-        "keyed": keyed,
-        "summary": (colour, words),
-        "picture": lifecycle_svg(house.root).replace('<a href="', '<a href="/site/'),
-        "run": {**pages_of(latest, stages), "figures": figures(latest)}
-        if latest.exists()
-        else {},
-        "ready": house.ready,
-        "attention": colour == "ill",
-        "airflow": airflow and airflow.service.page,
-        "runs": [run for run in runs if run["pages"]],
-        "months": sum(
-            len([*(state / name).glob("????-??/run.json")])
-            for name in ("history", "replay/history")
-        ),
-        "foot": f"{house.processes} processes, {round(sum(house.memory.values()), -1):,.0f} MB of memory",
-    }
-
-
-def front_html(house: House, keyed: bool = False) -> str:
-    """The front page now.
-
-    Args:
-        keyed: Whether whoever asks may have secrets.
-
-    Returns:
-        A page.
+        supervisor: What the page is about.
+        keyed: Whether the visitor may have secrets.
     """
     from jinja2 import Environment, FileSystemLoader
 
+    root, state = supervisor.root, supervisor.chosen.paths.state
+    stages, latest = list(lifecycle(root)), (state / "latest").resolve()
+    reports = list((state / "workspaces").glob("*/reports"))
+    reports.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    runs = [run_pages(folder.parent, stages) for folder in reports]
+    months = [
+        *state.glob("history/????-??/run.json"),
+        *state.glob("replay/history/????-??/run.json"),
+    ]
     templates = Environment(
-        loader=FileSystemLoader(house.root / "nbs/site"),
+        loader=FileSystemLoader(root / "nbs/site"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("front.html.jinja").render(page_facts(house, keyed))
+    run = {}
+    if latest.exists():
+        run = run_pages(latest, stages) | {"figures": figures(latest)}
+    return templates.get_template("front.html.jinja").render(
+        supervisor=supervisor,
+        keyed=keyed,
+        summary=summary(supervisor),
+        picture=lifecycle_svg(root).replace('<a href="', '<a href="/site/'),
+        run=run,
+        runs=[run for run in runs if run["pages"]],
+        months=len(months),
+    )
 
 
-def status(house: House) -> dict:
-    """What the supervisor knows, as values.
-
-    Returns:
-        For scripts.
-    """
+def status(supervisor: Supervisor) -> dict:
+    """Return what the supervisor knows, for scripts."""
+    services = {}
+    for child in supervisor.children:
+        services[child.service.name] = {
+            "state": child.state,
+            "problem": child.problem,
+            "page": child.service.page.split("?")[0],  # without its token
+            "pid": child.process and child.process.pid,
+        }
+    started = [process.pid for process in marked_processes(supervisor.mark)]
     return {
-        "ready": house.ready,
-        "state": summary(house)[0],
-        "memory": house.memory,
-        "processes": sorted(
-            [os.getpid(), *(process.pid for process in family(house.mark))]
-        ),
-        "services": {
-            child.service.name: {
-                "state": child.state,
-                "trouble": child.trouble,
-                "page": without_secrets(child.service.page),
-                "pid": child.process and child.process.pid,
-            }
-            for child in house.children
-        },
+        "ready": supervisor.ready,
+        "state": summary(supervisor)[0],
+        "memory": supervisor.memory,
+        "processes": sorted([os.getpid(), *started]),
+        "services": services,
     }
 
 
 def find_report(workspaces: Path, path: str) -> Path | None:
-    """The HTML file of a run that a URL names; nothing outside the workspaces, wherever links in them lead.
+    """Return the HTML file of a run that a URL names, wherever links lead.
 
     Args:
-        workspaces: Folder of all runs.
+        workspaces: Folder of all runs; nothing outside of it is returned.
         path: From a URL.
     """
     try:
-        found = (workspaces / path).resolve(strict=True)
-        inside = found.is_relative_to(workspaces.resolve())
-        return found if inside and found.suffix == ".html" and found.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # too long, no text, links in a circle
+        file = (workspaces / path).resolve(strict=True)
+        inside = file.is_relative_to(workspaces.resolve())
+        return file if inside and file.suffix == ".html" and file.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, no text, circular links
         return None
 
 
-BUILDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The site is being built</title>
-<p>The site is being built. This page looks again every five seconds.</p></html>"""
-
-
 def site_app(folder: Path):
-    """The files of the site; before it is built, a page that says so and looks again.
+    """Return an ASGI app for the files of the site, or a note that it is being built.
 
     Args:
         folder: Of the site; need not exist yet.
-
-    Returns:
-        ASGI.
     """
     from starlette.responses import HTMLResponse
     from starlette.staticfiles import StaticFiles
 
     files = StaticFiles(directory=folder, html=True, check_dir=False)
-    waiting = HTMLResponse(BUILDING, 503, {"Refresh": "5", "Retry-After": "5"})
+    building = HTMLResponse(BUILDING, 503, {"Refresh": "5", "Retry-After": "5"})
 
-    async def answer(scope, receive, send):
+    async def app(scope, receive, send):
         built = (folder / "index.html").exists()
-        await (files if built else waiting)(scope, receive, send)
+        await (files if built else building)(scope, receive, send)
 
-    return answer
+    return app
 
 
-def front_app(house: House):
-    """The front page, the site and the executed notebooks over HTTP.
-
-    Returns:
-        Starlette.
-    """
+def front_app(supervisor: Supervisor):
+    """Return a Starlette app: the front page, the site and the executed notebooks."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
@@ -299,50 +205,43 @@ def front_app(house: House):
     from starlette.responses import FileResponse, HTMLResponse, JSONResponse
     from starlette.routing import Mount, Route
 
-    state = house.chosen.paths.state
+    state = supervisor.chosen.paths.state
     private = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
     def front(request):
         key = request.query_params.get("key", "")
-        keyed = secrets.compare_digest(key.encode(), house.key.encode())
-        return HTMLResponse(front_html(house, keyed), headers=private)
+        keyed = secrets.compare_digest(key.encode(), supervisor.key.encode())
+        return HTMLResponse(front_html(supervisor, keyed), headers=private)
 
     def report(request):
-        found = find_report(state / "workspaces", request.path_params["path"])
-        if found is None:
+        file = find_report(state / "workspaces", request.path_params["path"])
+        if file is None:
             raise HTTPException(404)
-        return FileResponse(found)
+        return FileResponse(file)
 
     routes = [
         Route("/", front),
-        Route("/status", lambda request: JSONResponse(status(house))),
+        Route("/status", lambda request: JSONResponse(status(supervisor))),
         Route("/runs/{path:path}", report),
         Mount("/site", site_app(state / "site")),
     ]
-    return Starlette(
-        routes=routes,
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-        ],
-    )
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    return Starlette(routes=routes, middleware=[hosts])
 
 
 @contextmanager
-def front_door(
-    house: House,
-) -> Iterator[None]:
-    "Serve the front page from a thread for as long as the block runs."
+def serve_front_page(supervisor: Supervisor) -> Iterator[None]:
+    """Serve the front page from a thread for as long as the block runs."""
     import uvicorn
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            front_app(house),
-            host="127.0.0.1",
-            port=house.chosen.front.port,
-            log_level="error",
-            timeout_graceful_shutdown=1,
-        )
+    config = uvicorn.Config(
+        front_app(supervisor),
+        host="127.0.0.1",
+        port=supervisor.chosen.front.port,
+        log_level="error",
+        timeout_graceful_shutdown=1,
     )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

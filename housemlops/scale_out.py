@@ -375,25 +375,12 @@ def mlflow_service(
     keys: dict[str, str],  # passwords
 ):  # -> up.Service
     "MLflow's server: metadata in the database, and all artefacts pass through it."
-    from housemlops.operations.services import REPLACE_LAUNCHER
+    from housemlops.operations.services import mlflow_command
     from housemlops.operations.supervisor import Service
 
-    options = {
-        "--workers": "1",
-        "--host": "127.0.0.1",
-        "--port": str(ports["mlflow"]),
-        "--allowed-hosts": f"127.0.0.1:{ports['mlflow']}",
-        "--artifacts-destination": str(home / "mlflow"),
-    }
     return Service(
         "mlflow",
-        [
-            sys.executable,
-            "-c",
-            REPLACE_LAUNCHER,
-            "server",
-            *(word for pair in options.items() for word in pair),
-        ],
+        mlflow_command(ports["mlflow"], str(home / "mlflow")),
         env={
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://house:{keys['postgres']}@127.0.0.1:{ports['postgres']}/mlflow",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -455,7 +442,7 @@ def wait_until(
             (child for child in house.children if child.crashes >= 3), None
         ):
             raise WorkbookError(
-                f"{lost.service.name} does not start: {lost.trouble} (log: {lost.log})"
+                f"{lost.service.name} does not start: {lost.problem} (log: {lost.log})"
             )
         time.sleep(0.2)
     raise WorkbookError(
@@ -471,16 +458,15 @@ def tended(
     say: Any,  # called with a name and a line
 ) -> Iterator[None]:
     "Start what is due and start again what died, beside the block."
-    from housemlops.operations.process_family import collect_orphans
-    from housemlops.operations.supervisor import tend
+    from housemlops.operations.process_guard import reap_orphans
 
     over = threading.Event()
 
     def work():
         while not over.wait(0.2):
             for child in list(house.children):
-                tend(house, child, say)
-            collect_orphans(
+                house.update(child, say)
+            reap_orphans(
                 [child.process.pid for child in house.children if child.process]
             )
 
@@ -943,15 +929,15 @@ def scale_out(
     "Run the lifecycle once on workers that share no disk; everything it needs is started here and stopped again."
     from rich.console import Console
 
-    from housemlops.operations.process_family import guarded
+    from housemlops.operations.process_guard import guarded
     from housemlops.operations.replay_airflow import environment
-    from housemlops.operations.supervisor import House, local, stop_on_signals
+    from housemlops.operations.supervisor import Supervisor, local, stop_on_signals
 
     root, console, began, mark = (
         Path(root or repo_root()),
         console or Console(highlight=False, soft_wrap=True),
         time.monotonic(),
-        secrets.token_hex(8),
+        f"HOUSEMLOPS_UP_{secrets.token_hex(8)}",
     )
     head_commit(root)
     month, home, names = (
@@ -984,7 +970,7 @@ def scale_out(
             f"{workers} workers and the place between them, at {facts['commit'][:10]}{edited}"
         )
         house, data = (
-            House(settings(home / "code"), home / "code", mark, []),
+            Supervisor(settings(home / "code"), home / "code", mark, []),
             make_database(found, keys["postgres"]),
         )
         stack.callback(shutil.rmtree, data, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Run all services on this machine under one supervisor."""
 
-import json
 import os
 import secrets
 import threading
@@ -9,27 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json
-from housemlops.front import front_door, summary
-from housemlops.operations.process_family import collect_orphans, guarded
-from housemlops.operations.services import refuse_taken, services
+from housemlops.core.files import read_optional_json, write_json
+from housemlops.front import serve_front_page, summary
+from housemlops.operations.process_guard import guarded, reap_orphans
+from housemlops.operations.services import require_free_ports, services
 from housemlops.operations.supervisor import (
     Child,
-    House,
+    Report,
+    Supervisor,
     local,
     stop_on_signals,
-    tend,
-    watch,
-    weigh,
+    watch_health,
 )
 from housemlops.settings import Settings, WorkbookError, repo_root, settings
 
 
 @contextmanager
-def only_one(
-    chosen: Settings,
-) -> Iterator[None]:
-    "Refuse a second `up` on the same state folder."
+def only_one(chosen: Settings) -> Iterator[None]:
+    """Refuse a second `up` on the same state folder."""
     from filelock import FileLock, Timeout
 
     state = chosen.paths.state
@@ -38,24 +34,21 @@ def only_one(
     try:
         lock = FileLock(state / "up.lock").acquire(timeout=0)
     except Timeout:
-        found = read_optional_json(note)
+        running = read_optional_json(note)
         raise WorkbookError(
-            f"The house is already up at {found.get('page', 'another terminal')}: stop it there with Ctrl-C, or with `kill {found.get('pid', '')}`."
+            f"Already running at {running.get('page', 'another terminal')}. Stop it "
+            f"with Ctrl-C in its terminal, or `kill {running.get('pid', '')}`."
         ) from None
     with lock:
-        note.write_text(
-            json.dumps({"pid": os.getpid(), "page": local(chosen.front.port)})
-        )
+        write_json(note, {"pid": os.getpid(), "page": local(chosen.front.port)})
         try:
             yield
         finally:
             note.unlink(missing_ok=True)
 
 
-def panel(
-    house: House,
-):  # rich panel
-    "Where everything is."
+def overview(supervisor: Supervisor):
+    """Return a rich panel with the address of each service."""
     from rich.panel import Panel
     from rich.table import Table
 
@@ -63,79 +56,80 @@ def panel(
     for wraps in (False, False, True):
         table.add_column(no_wrap=not wraps)
     table.add_row(
-        "[bold]front page",
-        f"[bold]{house.address}",
-        "links all of these",
+        "[bold]front page", f"[bold]{supervisor.address}", "links all of these"
     )
-    for child in house.children:
-        url = child.service.page.split("?")[0]
-        note = (
-            "with its token from the front page"
-            if "?" in child.service.page
-            else child.trouble
-            if child.state == "waiting"
-            else ""
-        )
-        if child.service.title:
-            table.add_row(
-                child.service.title,
-                local(house.chosen.front.port, url) if child.service.once else url,
-                note,
-            )
-    title = f"all healthy after {house.ready:.0f} s · {house.processes} processes · {sum(house.memory.values()):,.0f} MB"
+    for child in supervisor.children:
+        if not child.service.title:
+            continue
+        url, has_token, _ = child.service.page.partition("?")
+        if child.service.once:
+            url = local(supervisor.chosen.front.port, url)
+        note = child.problem if child.state == "waiting" else ""
+        if has_token:
+            note = "with its token from the front page"
+        table.add_row(child.service.title, url, note)
+    memory = sum(supervisor.memory.values())
+    title = (
+        f"all healthy after {supervisor.ready:.0f} s · {supervisor.processes} "
+        f"processes · {memory:,.0f} MB"
+    )
     return Panel(table, title=title, subtitle="Ctrl-C stops all of it", expand=False)
 
 
-def keep(
-    house: House,
-    console,  # rich.console.Console
-    say,  # called with a name and a line for the terminal
-):
-    "Tend the children until the house is told to stop."
-    while not house.stopping.wait(0.3):
-        for child in house.children:
-            tend(house, child, say)
-        collect_orphans(
-            [child.process.pid for child in house.children if child.process]
-        )
-        if not house.ready and summary(house)[0] == "well":
-            house.ready = time.time() - house.began
-            weigh(house)
-            console.print(panel(house))
+def supervise(supervisor: Supervisor, console, report: Report) -> None:
+    """Update the children until the supervisor stops.
+
+    Args:
+        supervisor: Its children are started when they may be.
+        console: rich.console.Console.
+        report: Called with a service's name and a line.
+    """
+    while not supervisor.stopping.wait(0.3):
+        for child in supervisor.children:
+            supervisor.update(child, report)
+        running = [child.process for child in supervisor.children if child.process]
+        reap_orphans([process.pid for process in running])
+        if not supervisor.ready and summary(supervisor)[0] == "healthy":
+            supervisor.ready = time.time() - supervisor.started_at
+            supervisor.measure()
+            console.print(overview(supervisor))
 
 
-def up(
-    root: Path | None = None,  # repository; found when not given
-):
-    "Everything live on this machine, until Ctrl-C."
+def up(root: Path | None = None) -> None:
+    """Run everything on this machine until Ctrl-C.
+
+    Args:
+        root: Repository; found when not given.
+    """
     from rich.console import Console
     from rich.text import Text
 
     root = Path(root or repo_root())
-    chosen, console, mark = (
-        settings(root),
-        Console(highlight=False),
-        secrets.token_hex(8),
-    )
-    log = chosen.paths.state / "log"
+    chosen, console = settings(root), Console(highlight=False)
+    mark = f"HOUSEMLOPS_UP_{secrets.token_hex(8)}"
 
-    def say(name, line):
+    def report(name, line):
         console.print(Text.assemble((f"{name:>16}  ", "bold"), line), soft_wrap=True)
 
     with only_one(chosen):
-        refuse_taken(chosen)
-        children = [
-            Child(service, log / f"{service.name}.log")
-            for service in services(chosen, root, secrets.token_hex(16))
-        ]
-        house = House(chosen, root, mark, children)
-        with stop_on_signals(house), guarded(mark), front_door(house):
-            say(
-                "front page",
-                f"{house.address} shows how far the start has come",
+        require_free_ports(chosen)
+        children = []
+        for service in services(chosen, root, secrets.token_hex(16)):
+            log = chosen.paths.state / f"log/{service.name}.log"
+            children.append(Child(service, log))
+        supervisor = Supervisor(chosen, root, mark, children)
+        with (
+            stop_on_signals(supervisor),
+            guarded(mark),
+            serve_front_page(supervisor),
+        ):
+            report(
+                "front page", f"{supervisor.address} shows the progress of the start"
             )
-            watcher = threading.Thread(target=watch, args=(house, say), daemon=True)
+            watcher = threading.Thread(
+                target=watch_health, args=(supervisor, report), daemon=True
+            )
             watcher.start()
-            keep(house, console, say)
+            supervise(supervisor, console, report)
             console.print("stopping …")
     console.print("Stopped: no process and no port is left.")

@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from housemlops.front import front_app
 from housemlops.operations.services import services
-from housemlops.operations.supervisor import Child, House, open_log
+from housemlops.operations.supervisor import Child, Supervisor, open_log
 from housemlops.settings import repo_root, settings
 
 OWN = "http://127.0.0.1"
@@ -14,8 +14,8 @@ TOKEN = "token-of-jupyterlab"
 
 
 @pytest.fixture
-def house(tmp_path) -> House:
-    "A house whose state folder is empty, and whose servers do not run"
+def supervisor(tmp_path) -> Supervisor:
+    "A supervisor whose state folder is empty, and whose servers do not run"
     root = repo_root()
     chosen = settings(root)
     chosen.paths.state = tmp_path / "var"
@@ -28,14 +28,14 @@ def house(tmp_path) -> House:
         for service in services(chosen, root, TOKEN)
     ]
     for child in children:
-        child.trouble = ""
+        child.problem = ""
         child.process = psutil.Process() if child.service.name == "jupyter" else None
-    return House(chosen, root, "mark", children)
+    return Supervisor(chosen, root, "mark", children)
 
 
 @pytest.fixture
-def front(house) -> TestClient:
-    return TestClient(front_app(house), OWN)
+def front(supervisor) -> TestClient:
+    return TestClient(front_app(supervisor), OWN)
 
 
 def test_reports_are_those_of_the_runs(front, tmp_path):
@@ -78,13 +78,13 @@ def test_before_the_site_is_built_its_place_says_so(front, tmp_path):
     assert front.get("/site/" + "x" * 300).status_code == 404
 
 
-def test_secrets_are_on_the_page_for_those_with_its_key_alone(front, house):
+def test_secrets_are_on_the_page_for_those_with_its_key_alone(front, supervisor):
     assert front.get("/status").json()["services"]["jupyter"]["page"].endswith(".ipynb")
     for path in ("/", "/status", "/?key=", "/?key=wrong", "/?key=%C3%A4"):
         answer = front.get(path)
         assert answer.status_code == 200 and TOKEN not in answer.text, path
-    assert house.key in house.address
-    answer = front.get(house.address)
+    assert supervisor.key in supervisor.address
+    answer = front.get(supervisor.address)
     assert TOKEN in answer.text
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["cache-control"] == "no-store"

@@ -67,7 +67,7 @@ def refuses(port: int) -> bool:
 
 
 @pytest.fixture
-def house(tmp_path):
+def checkout(tmp_path):
     "A small repository of its own, with a server that was promoted, a site that was built and one tiny DAG."
     root = tmp_path / "repo"
     for folder in ("dags", "var/serve/releases/one", "var/site"):
@@ -89,12 +89,12 @@ def ports():
 
 
 @pytest.fixture
-def up(house, ports):
+def up(checkout, ports):
     "Start `up` in the small repository; whatever a failed test left is killed."
     env = {
         **os.environ,
-        "PYTHONPATH": str(house),
-        "HOUSEMLOPS_PATHS_STATE": str(house / "var"),
+        "PYTHONPATH": str(checkout),
+        "HOUSEMLOPS_PATHS_STATE": str(checkout / "var"),
         **{
             f"HOUSEMLOPS_{name.upper()}_PORT": str(port) for name, port in ports.items()
         },
@@ -104,7 +104,7 @@ def up(house, ports):
     def start() -> subprocess.Popen:
         process = subprocess.Popen(
             [sys.executable, "-c", "from housemlops.up import up; up()"],
-            cwd=house,
+            cwd=checkout,
             env=env,
             text=True,
             stdout=subprocess.PIPE,
@@ -121,7 +121,7 @@ def up(house, ports):
         process.wait()
 
 
-def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
+def test_all_healthy_then_one_signal_leaves_nothing(checkout, ports, up):
     supervisor = up()
     address = re.search(r"http://\S+", supervisor.stdout.readline())[0]
     front = httpx.Client(
@@ -149,7 +149,9 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     assert front.get("/", headers={"Host": "attacker.example"}).status_code == 400
 
     second = up()
-    assert "already up at" in second.communicate(timeout=90)[0] and second.returncode
+    assert (
+        "Already running at" in second.communicate(timeout=90)[0] and second.returncode
+    )
 
     services = front.get("/status").json()["services"]
     lab = services["jupyter"]["page"].split("/lab")[0]
@@ -162,7 +164,7 @@ def test_all_healthy_then_one_signal_leaves_nothing(house, ports, up):
     ).raise_for_status()
     os.kill(services["server"]["pid"], signal.SIGKILL)
     until(lambda: state("server") == "crashed", 60, "the crash is noticed")
-    until(lambda: state("server") == "well", 120, "the server is started again")
+    until(lambda: state("server") == "healthy", 120, "the server is started again")
 
     def members() -> list[psutil.Process]:
         return [

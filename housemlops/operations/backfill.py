@@ -381,7 +381,7 @@ def replay_history(
         TimeElapsedColumn,
     )
 
-    from housemlops.operations.process_family import guarded, stop
+    from housemlops.operations.process_guard import guarded, stop_marked
     from housemlops.serving.running import free_port
     from housemlops.site.timeline_page import write_history
 
@@ -389,7 +389,7 @@ def replay_history(
         Path(root or repo_root()),
         console or Console(highlight=False, soft_wrap=True),
         time.monotonic(),
-        secrets.token_hex(8),
+        f"HOUSEMLOPS_UP_{secrets.token_hex(8)}",
     )
     head_commit(root)
     months = check_months(first, last, str(params(root)["as_of"]))
@@ -428,7 +428,7 @@ def replay_history(
                         )
                     except AirflowEnded as ended:
                         starts += 1
-                        stop(mark, grace=2)
+                        stop_marked(mark, grace=2)
                         if starts == 3:
                             raise WorkbookError(
                                 f"Airflow lost its {ended} three times; its logs are in {state}/log. The same command continues."

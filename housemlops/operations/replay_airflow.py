@@ -70,8 +70,6 @@ def fresh_airflow(root: Path, mark: str) -> dict[str, str]:
     Returns:
         Environment of its processes.
     """
-    from housemlops.operations.process_family import MARK
-
     home = settings(root).paths.state / "airflow"
     for file in home.glob("airflow.db*"):
         file.unlink()
@@ -96,7 +94,7 @@ def fresh_airflow(root: Path, mark: str) -> dict[str, str]:
         found
         | {f"AIRFLOW__{name}": str(value) for name, value in quick.items()}
         | {
-            MARK: mark,
+            mark: "1",
             "SPT_NOENV": "1",
             "MALLOC_ARENA_MAX": "2",
             "PYTHONUNBUFFERED": "1",

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from contextlib import closing, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -14,115 +15,99 @@ from housemlops.serving.running import live_environment
 from housemlops.settings import Settings, WorkbookError
 
 
+LISTENERS = {
+    "front": "the front page",
+    "airflow": "Airflow",
+    "mlflow": "MLflow",
+    "server": "the prediction server",
+    "jupyter": "JupyterLab",
+}
+
+
 def airflow_services(chosen: Settings, root: Path) -> list[Service]:
-    """Airflow: its database, then four processes that share one health document.
+    """Return Airflow's four processes, the API server first.
 
-    Args:
-        root: Repository.
-
-    Returns:
-        The API server first.
+    They share one health document.
     """
     port = chosen.airflow.port
-    environment = {
-        **airflow_environment(root),
-        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "20",
-    }  # seconds
-    shared = dict(
-        env=environment,
-        health=local(port, "/api/v2/monitor/health"),
-        after=("airflow-database",),
-    )
+    shared = {
+        "env": airflow_environment(root)
+        | {"AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "20"},  # seconds
+        "health": local(port, "/api/v2/monitor/health"),
+        "after": ("airflow-database",),
+    }
     airflow = [sys.executable, "-m", "airflow"]
-    parts = {
+    api_server = ["api-server", "--host", "127.0.0.1", "--port", str(port)]
+    services = [
+        Service(
+            "airflow",
+            [*airflow, *api_server],
+            title="Airflow",
+            about="Runs the stages in order, on a schedule or when you ask",
+            page=local(port, "/dags/house_prices_lifecycle"),
+            part="metadatabase",
+            **shared,
+        )
+    ]
+    options = {
         "scheduler": ["--skip-serve-logs"],
         "dag-processor": [],
         "triggerer": ["--skip-serve-logs"],
     }
-    return [
-        Service(
-            "airflow",
-            [*airflow, "api-server", "--host", "127.0.0.1", "--port", str(port)],
-            "Airflow",
-            "Runs the stages in order, on a schedule or when you ask",
-            local(port, "/dags/house_prices_lifecycle"),
-            part="metadatabase",
-            **shared,
-        ),
-        *(
-            Service(
-                name,
-                [*airflow, name, *options],
-                part=name.replace("-", "_"),
-                of="airflow",
-                **shared,
-            )
-            for name, options in parts.items()
-        ),
-    ]
+    for name, more in options.items():
+        part = name.replace("-", "_")
+        command = [*airflow, name, *more]
+        services.append(Service(name, command, part=part, of="airflow", **shared))
+    return services
 
 
-REPLACE_LAUNCHER = """
-import os, mlflow.server
-from mlflow.cli import cli
-def become(command, extra_env=None, **_): os.execvpe(command[0], command, {**os.environ, **(extra_env or {})})
-mlflow.server._exec_cmd = become
-cli()
-"""
-
-
-def mlflow_services(chosen: Settings) -> list[Service]:
-    """MLflow: its database and experiment, then the server.
-
-    Returns:
-        None when the tracking server is elsewhere.
-    """
-    store, url = chosen.mlflow, local(chosen.mlflow.port)
-    if store.tracking_uri.startswith("http"):
-        return []
-    hosts = f"127.0.0.1:{store.port},localhost:{store.port}"
+def mlflow_command(port: int, artifacts: str) -> list[str]:
+    """Return the command of an MLflow server that keeps artifacts in a folder."""
+    hosts = f"127.0.0.1:{port},localhost:{port}"
     options = {
         "--workers": "1",
         "--host": "127.0.0.1",
-        "--port": str(store.port),
+        "--port": str(port),
         "--allowed-hosts": hosts,
-        "--backend-store-uri": store.tracking_uri,
-        "--artifacts-destination": store.artifacts,
-        "--default-artifact-root": Path(store.artifacts).as_uri(),
+        "--artifacts-destination": artifacts,
     }
-    return [
-        Service(
-            "mlflow",
-            [
-                sys.executable,
-                "-c",
-                REPLACE_LAUNCHER,
-                "server",
-                *(word for pair in options.items() for word in pair),
-            ],
-            "MLflow",
-            "Remembers every run, and which model is the champion",
-            url,
-            f"{url}/health",
-            after=("mlflow-database",),
-            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )
-    ]
+    command = [sys.executable, "-m", "mlflow", "server"]
+    for option, value in options.items():
+        command += [option, value]
+    return command
 
 
-def server_service(
-    chosen: Settings,
-) -> Service:
-    "The generated prediction server, wherever the link `current` points."
+def mlflow_services(chosen: Settings) -> list[Service]:
+    """Return MLflow's server; none when the tracking server is elsewhere."""
+    store, url = chosen.mlflow, local(chosen.mlflow.port)
+    if store.tracking_uri.startswith("http"):
+        return []
+    command = mlflow_command(store.port, store.artifacts)
+    command += ["--backend-store-uri", store.tracking_uri]
+    command += ["--default-artifact-root", Path(store.artifacts).as_uri()]
+    service = Service(
+        "mlflow",
+        command,
+        title="MLflow",
+        about="Remembers every run, and which model is the champion",
+        page=url,
+        health=f"{url}/health",
+        after=("mlflow-database",),
+        env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+    )
+    return [service]
+
+
+def server_service(chosen: Settings) -> Service:
+    """Return the generated prediction server, wherever the link `current` points."""
     url = local(chosen.server.port)
-    command = [sys.executable, "app.py", "--port", str(chosen.server.port)]
     return Service(
         "server",
-        command,
-        "Prediction server",
-        "Asks the champion for a price, and shows what drove it",
-        url,
-        f"{url}/readyz",
+        [sys.executable, "app.py", "--port", str(chosen.server.port)],
+        title="Prediction server",
+        about="Asks the champion for a price, and shows what drove it",
+        page=url,
+        health=f"{url}/readyz",
         env=live_environment(chosen),
         follow=chosen.paths.state / "serve/current",
         same="app.py",
@@ -130,12 +115,7 @@ def server_service(
 
 
 def jupyter_service(chosen: Settings, root: Path, token: str) -> Service:
-    """JupyterLab on the notebooks, opening the first page of the workbook.
-
-    Args:
-        root: Repository.
-        token: Secret.
-    """
+    """Return JupyterLab on the notebooks, opening the first page of the workbook."""
     port = chosen.jupyter.port
     options = [
         "--no-browser",
@@ -149,93 +129,68 @@ def jupyter_service(chosen: Settings, root: Path, token: str) -> Service:
     return Service(
         "jupyter",
         [sys.executable, "-m", "jupyterlab", *options],
-        "JupyterLab",
-        "Step through the notebooks and change them",
-        local(port, f"/lab/tree/index.ipynb?token={token}"),
-        local(port, "/api"),
+        title="JupyterLab",
+        about="Step through the notebooks and change them",
+        page=local(port, f"/lab/tree/index.ipynb?token={token}"),
+        health=local(port, "/api"),
         env={"JUPYTER_TOKEN": token},
     )
 
 
-def jobs(chosen: Settings, root: Path) -> list[Service]:
-    """What must happen once before the servers run, and the site after.
-
-    Args:
-        root: Repository.
-    """
-    from importlib.metadata import version
-
+def jobs(chosen: Settings) -> list[Service]:
+    """Return what must happen once before the servers run, and the site after."""
     state, store = chosen.paths.state, chosen.mlflow.tracking_uri
-
-    def job(name, code, done, **more):
-        return Service(name, [sys.executable, "-c", code], once=done, **more)
-
-    database = (
-        [Path(store.removeprefix("sqlite:///"))]
-        if store.startswith("sqlite:///")
-        else []
+    mlflow_files = [state / f"mlflow/migrated-{version('mlflow')}"]
+    if store.startswith("sqlite:///"):
+        mlflow_files.append(Path(store.removeprefix("sqlite:///")))
+    airflow_files = [
+        state / "airflow/airflow.db",
+        state / f"airflow/migrated-{version('apache-airflow')}",
+    ]
+    python = [sys.executable, "-c"]
+    prepare = (
+        "from housemlops.orchestrate import prepare_airflow, repo_root; "
+        "prepare_airflow(repo_root())"
     )
     return [
-        job(
-            "airflow-database",
-            "from housemlops.orchestrate import prepare_airflow, repo_root; prepare_airflow(repo_root())",
-            (
-                state / "airflow/airflow.db",
-                state / f"airflow/migrated-{version('apache-airflow')}",
-            ),
-        ),
-        job(
+        Service("airflow-database", [*python, prepare], once=tuple(airflow_files)),
+        Service(
             "mlflow-database",
-            "from housemlops.settings import tracking; tracking()",
-            (*database, state / f"mlflow/migrated-{version('mlflow')}"),
+            [*python, "from housemlops.settings import tracking; tracking()"],
+            once=tuple(mlflow_files),
             env={"HOUSEMLOPS_MLFLOW_TRACKING_URI": store},
         ),
-        job(
+        Service(
             "site",
-            "from housemlops.site.build import build_docs; build_docs()",
-            (state / "site/index.html",),
+            [*python, "from housemlops.site.build import build_docs; build_docs()"],
             title="Site",
-            page="/site/",
             about="The notebooks to read and search, with the reference",
+            page="/site/",
+            once=(state / "site/index.html",),
             after=("airflow", "mlflow", "jupyter"),
         ),
     ]
 
 
 def services(chosen: Settings, root: Path, token: str) -> list[Service]:
-    """Everything that `up` runs.
+    """Return everything that `up` runs, in the order of the front page.
 
     Args:
+        chosen: Settings.
         root: Repository.
         token: Of JupyterLab.
-
-    Returns:
-        In the order of the front page.
     """
     return [
         jupyter_service(chosen, root, token),
         *airflow_services(chosen, root),
         *mlflow_services(chosen),
         server_service(chosen),
-        *jobs(chosen, root),
+        *jobs(chosen),
     ]
 
 
-LISTENERS = {
-    "front": "the front page",
-    "airflow": "Airflow",
-    "mlflow": "MLflow",
-    "server": "the prediction server",
-    "jupyter": "JupyterLab",
-}
-
-
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port.
-
-    Returns:
-        Nobody listens on 127.0.0.1.
-    """
+    """Return whether nobody listens on a port of 127.0.0.1."""
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -245,37 +200,32 @@ def is_free(port: int) -> bool:
     return True
 
 
-def holder(port: int) -> str:
-    """Who listens on a port.
-
-    Returns:
-        " by python (process 123)", or nothing when the system does not tell.
-    """
+def port_owner(port: int) -> str:
+    """Return " by python (process 123)", or "" when the system does not tell."""
     with suppress(psutil.Error):
-        for found in psutil.net_connections("tcp"):
-            if (
-                found.status == psutil.CONN_LISTEN
-                and found.laddr.port == port
-                and found.pid
-            ):
-                return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
+        for one in psutil.net_connections("tcp"):
+            listens = one.status == psutil.CONN_LISTEN and one.laddr.port == port
+            if listens and one.pid:
+                return f" by {psutil.Process(one.pid).name()} (process {one.pid})"
     return ""
 
 
-def refuse_taken(
-    chosen: Settings,
-):
-    "Stop with one sentence when a port is in use, or given to two services."
-    seen = {}
+def require_free_ports(chosen: Settings) -> None:
+    """Raise WorkbookError when a port is in use, or given to two services."""
+    labels = {}
     for section, label in LISTENERS.items():
         port = getattr(chosen, section).port
-        advice = f"choose another with `port` in section [{section}] of settings.ini, or HOUSEMLOPS_{section.upper()}_PORT={port + 1}"
-        if port in seen:
+        advice = (
+            f"choose another with `port` in section [{section}] of settings.ini, or "
+            f"HOUSEMLOPS_{section.upper()}_PORT={port + 1}"
+        )
+        if port in labels:
             raise WorkbookError(
-                f"Port {port} is given to both {seen[port]} and {label}: {advice}."
+                f"Port {port} is given to both {labels[port]} and {label}: {advice}."
             )
         if not is_free(port):
             raise WorkbookError(
-                f"Port {port}, wanted for {label}, is in use{holder(port)}: stop that program or {advice}."
+                f"Port {port}, wanted for {label}, is in use{port_owner(port)}: stop "
+                f"that program or {advice}."
             )
-        seen[port] = label
+        labels[port] = label
