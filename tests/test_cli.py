@@ -14,7 +14,9 @@ from rich.console import Console
 
 from checkout import STAGES
 from housemlops import cli
+from housemlops.cli import application, completion, models, workbook
 from housemlops.lineage import compared
+from housemlops.operations import doctor
 from housemlops.orchestrate import (
     champion_version,
     check_finished,
@@ -90,7 +92,7 @@ def test_version_of_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("housemlops")
-    assert re.fullmatch(r"\d+\.\d+\.\d+", cli.package_version())
+    assert re.fullmatch(r"\d+\.\d+\.\d+", application.package_version())
 
 
 def imported(environment: dict, *arguments: str) -> set[str]:
@@ -110,7 +112,7 @@ def imported(environment: dict, *arguments: str) -> set[str]:
     return HEAVY & {*done.stderr.split()}
 
 
-def completion(line: str) -> dict[str, str]:
+def tab_pressed(line: str) -> dict[str, str]:
     "What bash sets when the Tab key is pressed at the end of a line"
     return {
         "_HOUSEMLOPS_COMPLETE": "complete_bash",
@@ -121,7 +123,7 @@ def completion(line: str) -> dict[str, str]:
 
 def test_version_and_completion_import_nothing_heavy():
     assert imported({}, "--version") == set()
-    assert imported(completion("housemlops simulate --shift ")) == set()
+    assert imported(tab_pressed("housemlops simulate --shift ")) == set()
 
 
 COMPLETED = {
@@ -143,7 +145,7 @@ COMPLETED = {
 
 @pytest.mark.parametrize("line", COMPLETED)
 def test_names_are_completed(line, typed, monkeypatch):
-    for name, value in completion(f"housemlops {line}").items():
+    for name, value in tab_pressed(f"housemlops {line}").items():
         monkeypatch.setenv(name, value)
     code, out, err = typed()
     assert ({*out.split()}, code, err) == (COMPLETED[line], 0, "")
@@ -152,14 +154,14 @@ def test_names_are_completed(line, typed, monkeypatch):
 def test_all_shifts_are_offered():
     from housemlops.simulate import SHIFTS
 
-    assert cli.shift_names() == [*SHIFTS]
+    assert completion.shift_names() == [*SHIFTS]
 
 
 def test_completion_is_silent_where_names_cannot_be_read(typed, tmp_path, monkeypatch):
     (tmp_path / "dvc.yaml").write_text("stages: [")
     (tmp_path / "settings.ini").touch()
     monkeypatch.chdir(tmp_path)
-    for name, value in completion("housemlops run --force ").items():
+    for name, value in tab_pressed("housemlops run --force ").items():
         monkeypatch.setenv(name, value)
     assert typed() == (0, "\n", "")
 
@@ -225,7 +227,7 @@ def test_an_error_of_a_failed_run_keeps_what_is_known(capsys):
         raise StageFailed("train stopped", {"run": "run-1", "stages": []})
 
     with pytest.raises(StageFailed):
-        cli.report(fail, print, as_json=True)
+        application.report(fail, print, as_json=True)
     out, err = capsys.readouterr()
     assert json.loads(out) == {"error": "train stopped", "run": "run-1", "stages": []}
     assert err == "progress\n"
@@ -258,7 +260,7 @@ def test_an_unexpected_error_is_one_object(typed, tmp_path, monkeypatch):
     for name in ("dvc.yaml", "settings.ini"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "CHECKS", (lambda: 1 / 0,))
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: 1 / 0,))
     code, out, err = typed("doctor", "--json")
     assert json.loads(out) == {
         "error": "unexpected ZeroDivisionError: division by zero"
@@ -285,23 +287,23 @@ def test_trace_as_json(checkout, typed):
 
 def test_replay_as_json(capsys):
     rows = compared({"mae": 1.0, "mse": 2.0}, {"mae": 1.0, "mse": 2.0 + 1e-15})
-    result = cli.replay_result(rows)
+    result = models.replay_result(rows)
     assert {*result} == documented("replay")
     assert (result["equal"], result["differences"]) == (False, ["mse"])
     assert result["figures"] == rows
-    cli.print_replay(result)
+    models.print_replay(result)
     out = capsys.readouterr().out
     assert "differs" in out and "are equal" not in out
-    same = cli.replay_result(rows[:1])
+    same = models.replay_result(rows[:1])
     assert (same["equal"], same["differences"]) == (True, [])
-    cli.print_replay(same)
+    models.print_replay(same)
     assert "All 1 figures are equal." in capsys.readouterr().out
 
 
 def test_doctor_as_json(typed, monkeypatch):
     "Of the real checks three quick ones; a port that is taken makes the last one fail"
-    checks = (cli.check_git, cli.check_disk, cli.check_ports)
-    monkeypatch.setattr(cli, "CHECKS", checks)
+    checks = (doctor.check_git, doctor.check_disk, doctor.check_ports)
+    monkeypatch.setattr(doctor, "CHECKS", checks)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -322,10 +324,10 @@ def test_doctor_as_json(typed, monkeypatch):
 
 
 def test_a_healthy_doctor(typed, monkeypatch):
-    monkeypatch.setattr(cli, "CHECKS", (cli.check_git,))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_git,))
     code, out, _ = typed("doctor", "--json")
     assert code == 0 and json.loads(out)["ok"]
-    assert typed("doctor")[:2] == (0, f"✓ {cli.check_git.__doc__}\n")
+    assert typed("doctor")[:2] == (0, f"✓ {doctor.check_git.__doc__}\n")
 
 
 def test_check_deploy_as_json(typed, tmp_path, monkeypatch):
@@ -347,7 +349,9 @@ def test_check_deploy_as_json(typed, tmp_path, monkeypatch):
 
 
 def test_all_well_in_deploy(capsys):
-    cli.print_deploy({"ok": True, "faults": [], "clusters": ["a", "b"], "objects": 7})
+    workbook.print_deploy(
+        {"ok": True, "faults": [], "clusters": ["a", "b"], "objects": 7}
+    )
     assert capsys.readouterr().out == "All well: 7 objects in 2 clusters.\n"
 
 
@@ -355,10 +359,12 @@ def test_without_json_errors_and_results_are_for_people(capsys):
     def fail():
         raise WorkbookError("no")
 
-    result = cli.report(lambda: {"ok": True}, lambda found: print("fine"), False)
+    result = application.report(
+        lambda: {"ok": True}, lambda found: print("fine"), False
+    )
     assert result == {"ok": True} and capsys.readouterr().out == "fine\n"
     with pytest.raises(WorkbookError):
-        cli.report(fail, print, as_json=False)
+        application.report(fail, print, as_json=False)
     assert capsys.readouterr().out == ""
 
 
@@ -389,6 +395,6 @@ def test_doctor_compares_what_is_installed_with_the_lock(
     (tmp_path / "requirements.lock").write_text(lock)
     groups = f'[dependency-groups]\nrun = ["{asked}>0"]\n'
     (tmp_path / "pyproject.toml").write_text(groups)
-    monkeypatch.setattr(cli, "repo_root", lambda: tmp_path)
-    found = cli.check_packages()
-    assert found is None if sentence is None else sentence in found
+    monkeypatch.setattr(doctor, "repo_root", lambda: tmp_path)
+    found = doctor.check_packages()
+    assert found == "" if sentence is None else sentence in found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from housemlops.cli import deploy_result
+from housemlops.cli.workbook import deploy_result
 from housemlops.cluster.checks import check_deploy
 from housemlops.cluster.difference import difference
 from housemlops.cluster.manifests import cluster_names, read_cluster, run_tool
