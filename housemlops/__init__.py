@@ -1,4 +1,8 @@
-"""The whole life of a house-price model, exported from the notebooks in nbs/."""
+"""A notebook-first MLOps workbook: the whole life of a house-price model, from ledger to monitored server
+
+Modules:
+
+- `housemlops.operations.doctor`: Check that this machine and this checkout have what the workbook needs."""
 
 import os
 

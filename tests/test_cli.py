@@ -14,7 +14,7 @@ from rich.console import Console
 
 from checkout import STAGES
 from housemlops import cli
-from housemlops.cli import application, completion, models, workbook
+from housemlops.commands import application, completion, models, workbook
 from housemlops.lineage import compared
 from housemlops.operations import doctor
 from housemlops.orchestrate import (

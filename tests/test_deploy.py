@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from housemlops.cli.workbook import deploy_result
 from housemlops.cluster.checks import check_deploy
 from housemlops.cluster.difference import difference
 from housemlops.cluster.manifests import cluster_names, read_cluster, run_tool
 from housemlops.cluster.scanners import ALLOWED
+from housemlops.commands.workbook import deploy_result
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
 
 ROOT = repo_root()

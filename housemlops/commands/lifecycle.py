@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from housemlops.cli.application import JSON, app, report
-from housemlops.cli.completion import completing, shift_names, stage_names
+from housemlops.commands.application import JSON, app, report
+from housemlops.commands.completion import completing, shift_names, stage_names
 from housemlops.settings import repo_root
 
 AS_OF = typer.Option(

@@ -6,8 +6,8 @@ import traceback
 from pathlib import Path
 
 # The verbs register themselves with the application.
-from housemlops.cli import data, labs, lifecycle, models, workbook
-from housemlops.cli.application import app, error_sentence
+from housemlops.commands import data, labs, lifecycle, models, workbook
+from housemlops.commands.application import app, error_sentence
 from housemlops.settings import WorkbookError, repo_root
 
 VERBS = (lifecycle, data, models, labs, workbook)

@@ -2,8 +2,8 @@
 
 import typer
 
-from housemlops.cli.application import JSON, app, ok_mark, report
-from housemlops.cli.completion import completing, environment_names
+from housemlops.commands.application import JSON, app, ok_mark, report
+from housemlops.commands.completion import completing, environment_names
 from housemlops.settings import WorkbookError
 
 WHAT = typer.Argument(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from housemlops.cli.application import app
-from housemlops.cli.completion import completing, dataset_names
+from housemlops.commands.application import app
+from housemlops.commands.completion import completing, dataset_names
 from housemlops.settings import repo_root
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import typer
 
-from housemlops.cli.application import app
-from housemlops.cli.completion import completing, lab_names
+from housemlops.commands.application import app
+from housemlops.commands.completion import completing, lab_names
 
 LAB = typer.Argument(
     help="Name of a lab; housemlops break lists them.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from housemlops.cli.application import JSON, app, ok_mark, report
+from housemlops.commands.application import JSON, app, ok_mark, report
 from housemlops.settings import WorkbookError, repo_root, settings
 
 
