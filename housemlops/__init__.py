@@ -1,8 +1,4 @@
-"""A notebook-first MLOps workbook: the whole life of a house-price model, from ledger to monitored server
-
-Modules:
-
-- `housemlops.operations.doctor`: Check that this machine and this checkout have what the workbook needs."""
+"""The whole life of a house-price model, exported from the notebooks in nbs/."""
 
 import os
 

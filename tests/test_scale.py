@@ -6,136 +6,104 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from celery_cluster import PROGRAMS, celery_cluster, wait_until
 
 from checkout import ROOT, STAGES, clone
-from housemlops import orchestrate, scale_out
+from housemlops import orchestrate
+from housemlops.model.registry import registered_name
 from housemlops.pipeline import remote, remote_lock, remote_workspace
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.pipeline.notebook import StageFailed
 from housemlops.pipeline.pods import pod_arguments, pod_form
-from housemlops.settings import WorkbookError
+from housemlops.settings import WorkbookError, params, settings, tracking
 
 
-class Workers:
-    "A run on workers, in a checkout of its own"
-
-    def __init__(self, path: Path):
-        self.checkout, self.home = clone(path), path / "var/scale"
-
-    def start(self) -> subprocess.Popen:
-        return subprocess.Popen(
-            [Path(sys.executable).with_name("housemlops"), "scale-out"],
-            cwd=self.checkout.path,
-            env=self.checkout.environ,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def rows(self) -> dict[str, dict]:
-        return {
-            row["stage"]: row
-            for row in json.loads((self.home / "rows.json").read_text())
-        }
-
-    def processes(self) -> list[psutil.Process]:
-        "Every process that works for this place"
-
-        def ours(process):
-            try:
-                return (
-                    str(self.home)
-                    in process.environ().get("HOUSEMLOPS_PATHS_STATE", "")
-                    and process.status() != psutil.STATUS_ZOMBIE
-                )
-            except psutil.Error:
-                return False
-
-        return [process for process in psutil.process_iter() if ours(process)]
-
-    def worker(self, name: str) -> psutil.Process:
-        "The first process of a worker, which leads its process group"
-
-        def leads(process):
-            try:
-                return (
-                    process.environ().get("WORKER_NAME") == name
-                    and os.getpgid(process.pid) == process.pid
-                    and "worker" in " ".join(process.cmdline())
-                )
-            except (psutil.Error, ProcessLookupError):
-                return False
-
-        return next(process for process in self.processes() if leads(process))
-
-    def at_work_on(self, stage: str) -> str:
-        "The worker whose kernel has begun with a stage"
-        for process in self.processes():
-            try:
-                if (
-                    "ipykernel_launcher" in process.cmdline()
-                    and f"/apart/{stage}-" in process.cwd()
-                ):
-                    return process.environ()["WORKER_NAME"]
-            except psutil.Error:
-                continue
-        return ""
-
-
-@pytest.fixture(scope="module")
-def programs(need):
-    os.environ["PATH"] = os.pathsep.join(
-        [
-            os.environ["PATH"],
-            "/usr/sbin",
-            *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))),
-        ]
-    )
-    for name in scale_out.PROGRAMS:
+@pytest.fixture
+def programs(need, monkeypatch):
+    "The programs of the services, which Debian keeps outside of PATH."
+    folders = ["/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], *folders]))
+    for name in PROGRAMS:
         need(name)
+
+
+@pytest.fixture
+def database_folder():
+    "A folder that PostgreSQL's user can reach."
+    folder = Path(tempfile.mkdtemp(prefix="housemlops-postgres-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def living(home: Path) -> list[psutil.Process]:
+    "Return the processes that work for a cluster."
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            state = process.environ().get("HOUSEMLOPS_PATHS_STATE", "")
+            if str(home) in state and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def worker_of(home: Path, stage: str) -> str:
+    "Return the worker whose kernel has begun with a stage, or nothing."
+    for process in living(home):
+        with suppress(psutil.Error):
+            kernel = "ipykernel_launcher" in process.cmdline()
+            if kernel and f"/apart/{stage}-" in process.cwd():
+                return process.environ()["WORKER_NAME"]
+    return ""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two lifecycles
 def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(
-    programs, first_run, tmp_path
+    programs, database_folder, first_run, tmp_path
 ):
-    "kill -9 of a worker's whole process group while it trains: the other, or its successor, takes the stage up"
-    workers = Workers(tmp_path / "workbook")
-    run, end, hit = workers.start(), time.monotonic() + 1500, ""
-    while not hit and time.monotonic() < end:
-        assert run.poll() is None, run.stdout.read()
-        hit = workers.at_work_on("train")
-        time.sleep(0.1)
-    time.sleep(2)
-    os.killpg(workers.worker(hit).pid, signal.SIGKILL)
-    text = run.communicate(timeout=1500)[0]
-    assert (
-        run.returncode == 0
-        and "another try" in text
-        and "Champion: house-prices-sample version 1" in text
-    ), text
-    rows = workers.rows()
-    assert list(rows) == STAGES and {row["answer"] for row in rows.values()} == {
-        "ran"
-    }, text
-    assert rows["train"]["try"] == 2 and {
-        row["try"] for stage, row in rows.items() if stage != "train"
-    } == {1}, text
-    assert {row["worker"] for row in rows.values()} | {hit} == {
-        "worker-1",
-        "worker-2",
-    }, text
-    first = json.loads((first_run / "first.json").read_text())
-    assert workers.checkout.outs(workers.home / "latest") == first["outs"]
-    assert workers.processes() == []
-    for name in ("worker-1", "worker-2"):
-        assert not list((workers.home / name).glob("state/apart/*")) or name == hit
+    "kill -9 of a worker's whole process group while it trains: the other takes the stage up"
+    checkout, home = clone(tmp_path / "workbook"), tmp_path / "cluster"
+    home.mkdir()
+    workers = ["worker-1", "worker-2"]
+    with celery_cluster(checkout, home, database_folder, workers) as cluster:
+        conf = cluster.start_run(str(params(checkout.path)["as_of"]))
+        killed = wait_until(lambda: worker_of(home, "train"), "training", 900)
+        time.sleep(2)
+        os.killpg(cluster.processes[killed].pid, signal.SIGKILL)
+        ended = ("success", "failed")
+        wait_until(lambda: cluster.state() in ended, "the run", 900)
+        assert cluster.state() == "success", cluster.logs()
+        rows = {row["stage"]: row for row in cluster.tasks()}
+        outs = checkout.outs(restore_run(cluster.code, home / "latest", conf))
+        champion = tracking(settings(cluster.code)).MlflowClient()
+        name = registered_name("sample")
+        assert champion.get_model_version_by_alias(name, "champion").version == "1"
+    assert {*rows} == {*STAGES}
+    assert {row["answer"] for row in rows.values()} == {"ran"}
+    tries = {stage: row["try"] for stage, row in rows.items()}
+    assert tries == dict.fromkeys(STAGES, 1) | {"train": 2}
+    assert {row["worker"] for row in rows.values()} | {killed} == {*workers}
+    assert outs == json.loads((first_run / "first.json").read_text())["outs"]
+    assert living(home) == []
+    for name in {*workers} - {killed}:
+        assert not list((home / name).glob("state/apart/*"))
+
+
+def restore_run(code: Path, workspace: Path, conf: dict) -> Path:
+    "Restore all outputs of a run from the DVC remote, into a new workspace."
+    remote_workspace.make_ready(code, workspace, conf)
+    stages, chosen = list(graph(pipeline(workspace))), settings(code)
+    place = (tracking(chosen), chosen.mlflow.experiment, workspace, conf["workspace"])
+    remote_lock.take_lock(*place, stages)
+    remote_lock.restore(code, workspace, stages)
+    return workspace
 
 
 # A stage apart
@@ -173,10 +141,6 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
         remote.stage_apart("ingest", facts, ROOT)
     with pytest.raises(WorkbookError, match="write its URL as `remote` into section"):
         remote_workspace.point_dvc(ROOT, tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(scale_out, "PROGRAMS", {"no-such-program": "no-such-package"})
-    with pytest.raises(WorkbookError, match="apt-get install no-such-package"):
-        scale_out.programs()
 
 
 def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_only(
@@ -366,49 +330,3 @@ def test_here_the_dag_imports_neither_kubernetes_nor_celery():
         text=True,
     )
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
-
-
-# What hides its environment from the supervisor's guard
-
-SUPERVISOR = """
-import os, sys, time
-from pathlib import Path
-from housemlops import scale_out
-home, found, ports = Path(sys.argv[1]), scale_out.programs(), scale_out.free_ports(scale_out.PORTS)
-scale_out.private_file(home/"redis.conf", lambda: f"bind 127.0.0.1\\nport {ports['redis']}\\nsave \\"\\"\\nset-proc-title no\\n")
-scale_out.make_keys(found, home/"keys", ports["ssh"])
-data = scale_out.make_database(found, "secret")
-import subprocess
-children = [subprocess.Popen(service.command, cwd=service.cwd, stdout=2) for service in scale_out.base_services(found, home, data, ports)]
-while not (scale_out.accepts(ports, "secret") and scale_out.opens(ports["redis"]) and scale_out.opens(ports["ssh"])): time.sleep(.1)
-print(data, *(child.pid for child in children), flush=True)
-time.sleep(600)
-"""
-
-
-def test_database_queue_and_sshd_end_with_a_supervisor_that_is_killed(
-    programs, tmp_path
-):
-    supervisor = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, tmp_path],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        data, *pids = supervisor.stdout.readline().split()
-        there = [
-            process
-            for pid in pids
-            for process in (
-                psutil.Process(int(pid)),
-                *psutil.Process(int(pid)).children(recursive=True),
-            )
-        ]
-        assert len(pids) == 3 and len(there) > 3
-    finally:
-        supervisor.kill()
-        supervisor.communicate()
-    assert psutil.wait_procs(there, timeout=20)[1] == []
-    shutil.rmtree(data)

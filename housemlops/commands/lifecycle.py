@@ -105,25 +105,6 @@ def airflow(context: typer.Context):
 
 
 @app.command()
-def scale_out(
-    workers: int = typer.Option(
-        2, min=1, help="Celery workers, each with folders of its own."
-    ),
-    stay: bool = typer.Option(
-        False, "--stay", help="Keep everything running after the run, until Ctrl-C."
-    ),
-    as_of: str = AS_OF,
-):
-    """Run the lifecycle once on workers that share no disk.
-
-    It starts Celery, PostgreSQL, Redis, and DVC over SSH.
-    """
-    from housemlops.scale_out import scale_out as run_on_workers
-
-    run_on_workers(workers, stay, as_of)
-
-
-@app.command()
 def replay_history(
     first: str = typer.Option(
         "2008-01", "--from", help="Month to begin with, YYYY-MM."

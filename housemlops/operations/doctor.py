@@ -1,8 +1,7 @@
-"""Check that this machine and this checkout have what the workbook needs.
+"""Check that this machine and this checkout have what the workbook needs."""
 
-Each check returns "", or a sentence that says what is wrong and what to do. Its
-docstring says what holds otherwise.
-"""
+# Each check returns "", or a sentence that says what is wrong and what to do. Its
+# docstring says what holds otherwise.
 
 import shutil
 import subprocess
