@@ -4,143 +4,55 @@
 
 # %% auto #0
 __all__ = [
-    "REASONS",
-    "DRIVERS",
-    "FORMS",
     "COLUMNS",
-    "AS_TEXT",
-    "SELECT",
-    "PATIENCE",
-    "CONNECT",
-    "SESSION",
-    "MIGRATION",
-    "ALONE",
-    "FIXED",
-    "INPUTS",
-    "NUMBERS",
-    "WRITTEN",
+    "READ_AS_TEXT",
+    "TIME",
+    "PREDICTIONS",
     "PAGE",
     "RECENT",
-    "HELD",
-    "OLDEST",
-    "IN_USE",
-    "LogUnavailable",
-    "public_reason",
-    "database_url",
     "utc_text",
+    "without_zeros",
     "pack",
     "unpack",
-    "write_ahead",
-    "private_file",
-    "limited_connection",
-    "new_engine",
-    "migrations",
-    "revisions",
-    "alone",
-    "has",
-    "revision",
-    "upgrade",
-    "quoted",
-    "view_names",
-    "sqlite_column",
-    "postgresql_column",
-    "view_sql",
-    "replace_view",
+    "select_rows",
     "PredictionLog",
-    "log_file",
-    "count_sound",
-    "copy_log",
-    "backup",
-    "refuse_in_use",
-    "restore",
-    "main",
 ]
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-002
-import argparse
 import json
 import os
-import re
-import sqlite3
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-from sqlalchemy import Connection, bindparam, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import (
+    DateTime,
+    Text,
+    cast,
+    column,
+    func,
+    select,
+    table,
+    text,
+    tuple_,
+)
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-005
-class LogUnavailable(Exception):
-    "The prediction log cannot be read or written now: one sentence for the operator, without secrets, and a reason for everybody, without names"
-
-    def __init__(self, message: str, reason: str = "it cannot be reached"):
-        super().__init__(message)
-        self.reason = reason
-
-
-REASONS = {
-    "is full": "its disk is full",
-    "No space left": "its disk is full",
-    "is locked": "another program has locked it",
-    "malformed": "its file is damaged",
-    "not a database": "its file is damaged",
-    "no longer holds": "predictions that it held are gone",
-    "shorter than": "its file was cut short",
-    "another file": "its file was replaced",
-}
-
-
-def public_reason(
-    why: str,  # an error's text
-) -> str:
-    "Why the log is unavailable, in words that name no file, host or user"
-    for part, reason in REASONS.items():
-        if part in why:
-            return reason
-    return "it cannot be reached"
-
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-007
-DRIVERS = {
-    "sqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
-}
-FORMS = "give sqlite:///predictions.db or postgresql://user:password@host:5432/database, with %-codes for special characters of a password"
-
-
-def database_url(url: str) -> URL:  # with the driver that is used here
-    "The URL of a database; LogUnavailable when it is none, or of an unknown kind"
-    try:
-        found = make_url(url)
-    except (ArgumentError, ValueError):
-        raise LogUnavailable(f"the database URL cannot be read: {FORMS}") from None
-    if found.drivername not in DRIVERS:
-        raise LogUnavailable(
-            f"a database of the kind {found.drivername!r} is not for predictions: {FORMS}"
-        )
-    if not re.fullmatch(r"[\w.:%-]*", found.host or ""):
-        raise LogUnavailable(f"the host in the database URL cannot be read: {FORMS}")
-    if found.drivername.startswith("sqlite") and found.database in (
-        None,
-        "",
-        ":memory:",
-    ):
-        raise LogUnavailable(
-            "a database in memory keeps nothing: give a file, as in sqlite:///predictions.db"
-        )
-    return found.set(drivername=DRIVERS[found.drivername])
-
+from housemlops.serving.database import (
+    TIMEOUT,
+    LogUnavailable,
+    current_revision,
+    database_url,
+    known_revisions,
+    new_engine,
+    public_reason,
+    upgrade,
+)
+from .serving.log_view import replace_view
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-010
 COLUMNS = (
@@ -159,28 +71,34 @@ COLUMNS = (
     "warnings",
     "inputs",
 )
-AS_TEXT = ("time", "warnings", "inputs")
-SELECT = f"SELECT {', '.join(f'CAST({name} AS TEXT) AS {name}' if name in AS_TEXT else name for name in COLUMNS)} FROM predictions"
+READ_AS_TEXT = ("time", "warnings", "inputs")
+TIME = Text().with_variant(DateTime(timezone=True), "postgresql")
+PREDICTIONS = table(
+    "predictions",
+    *[column(name, TIME if name == "time" else None) for name in COLUMNS],
+)
 
 
 def utc_text(moment: datetime) -> str:  # fixed width: sorts as the moments do
-    "A moment as text, in UTC"
+    "Return a moment as text, in UTC."
     return moment.astimezone(UTC).isoformat(" ", "microseconds")
 
 
+def without_zeros(json_text: str) -> str:
+    "Replace the character number zero in JSON, which PostgreSQL cannot hold."
+    return json_text.replace("\\u0000", "\\ufffd")
+
+
 def pack(row: Mapping) -> tuple:  # in the order of COLUMNS
-    "What a database is given for a row"
+    "Return a row as a database is given it."
     warnings = json.dumps(row["warnings"]) if row["warnings"] else "[]"
-    return (
-        row["id"],
-        utc_text(row["time"]),
-        *(row[name] for name in COLUMNS[2:-2]),
-        *(part.replace("\\u0000", "\\ufffd") for part in (warnings, row["inputs"])),
-    )
+    others = [row[name] for name in COLUMNS[2:-2]]
+    texts = [without_zeros(warnings), without_zeros(row["inputs"])]
+    return (row["id"], utc_text(row["time"]), *others, *texts)
 
 
 def unpack(row: Mapping) -> dict:  # the same keys, decoded
-    "A row as a database gives it back"
+    "Decode a row as a database returns it."
     return {
         **row,
         "time": datetime.fromisoformat(row["time"]).astimezone(UTC),
@@ -189,286 +107,23 @@ def unpack(row: Mapping) -> dict:  # the same keys, decoded
     }
 
 
-# %% ../nbs/prediction_log.ipynb #prediction_log-017
-PATIENCE = 5  # seconds to wait for a lock or a statement, then the caller is told
-CONNECT = {
-    "sqlite": {"timeout": PATIENCE},
-    "postgresql": {
-        "connect_timeout": 3,
-        "tcp_user_timeout": 1000 * PATIENCE,
-        "keepalives_idle": PATIENCE,
-    },
-}
-SESSION = {
-    "sqlite": [
-        "PRAGMA synchronous = FULL",
-        "PRAGMA secure_delete = ON",
-        "PRAGMA wal_autocheckpoint = 16000",
-    ],
-    "postgresql": [
-        f"SET statement_timeout = '{PATIENCE}s'",
-        f"SET idle_in_transaction_session_timeout = '{12 * PATIENCE}s'",
-        "SET timezone = 'UTC'",
-        "SET datestyle = 'ISO'",
-        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
-    ],
-}
-
-
-def write_ahead(connection) -> None:
-    "Let a SQLite file have a write-ahead log, which it remembers; while others open it as well it may be busy"
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return connection.execute("PRAGMA journal_mode = WAL").close()
-        except connection.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-
-
-def private_file(path: str | Path) -> None:
-    "Make a file that only its owner may read; the files that SQLite puts beside it get the same mode. One that is there is not even opened: to close it again would end the locks that this process holds on it"
-    with suppress(OSError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def limited_connection():  # -> a subclass of psycopg.Connection
-    "PostgreSQL connections that do not wait for ever: a server that is stopped, or cut off, sends no error"
-    from psycopg import Connection as PostgresConnection
-    from psycopg import OperationalError
-    from psycopg.pq import TransactionStatus
-
-    class LimitedConnection(PostgresConnection):
-        "A connection that is closed when an answer takes too long"
-
-        patience = PATIENCE + 1  # seconds: the server's own limit ends earlier
-
-        def wait(self, gen, interval=0.1, timeout=None):
-            "Consume a generator of psycopg, for no longer than `patience`"
-            try:
-                return super().wait(gen, interval, timeout or self.patience)
-            except OperationalError:
-                if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                    self.close()
-                raise
-
-    return LimitedConnection
-
-
-def new_engine(
-    url: URL,
-    **options,  # of create_engine
-):  # -> sqlalchemy.Engine
-    "The engine of a database, that prepares each of its connections; connects lazily"
-    kind = url.get_backend_name()
-    limits = {
-        key: value for key, value in CONNECT[kind].items() if key not in url.query
-    }
-    engine = create_engine(url, connect_args=limits, pool_pre_ping=True, **options)
-
-    @event.listens_for(engine, "do_connect")
-    def connect(dialect, record, arguments, keywords):
-        if kind == "postgresql":
-            return limited_connection().connect(*arguments, **keywords)
-        private_file(url.database)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection, _):
-        if kind == "sqlite":
-            write_ahead(connection)
-        cursor = connection.cursor()
-        for statement in SESSION[kind]:
-            cursor.execute(statement)
-        cursor.close()
-        connection.commit()
-
-    return engine
-
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-022
-MIGRATION = 600  # seconds that a change of the schema may take, or may wait for another
-ALONE = {
-    "sqlite": ["BEGIN IMMEDIATE"],
-    "postgresql": [
-        f"SET LOCAL statement_timeout = '{MIGRATION}s'",
-        "SELECT pg_advisory_xact_lock(4820931)",
-    ],
-}
-
-
-def migrations() -> Path:  # beside this module
-    "The folder of the migrations"
-    return Path(__file__).parent / "migrations"
-
-
-def revisions() -> list[str]:  # ["0001", ...]
-    "The steps that this program knows, in order"
-    return sorted(
-        path.name.split("_")[0]
-        for path in (migrations() / "versions").glob("[0-9]*.py")
-    )
-
-
-@contextmanager
-def alone(engine) -> Iterator[Connection]:  # in a transaction
-    "A transaction that changes the schema: one process at a time"
-    with engine.begin() as connection:
-        driver = connection.connection.driver_connection
-        driver_patience = getattr(driver, "patience", None)
-        if driver_patience:
-            driver.patience = MIGRATION
-        for statement in ALONE[engine.dialect.name]:
-            connection.exec_driver_sql(statement)
-        yield connection
-        if driver_patience:
-            driver.patience = driver_patience
-
-
-def has(connection: Connection, name: str) -> bool:  # a table or a view
-    there = {
-        "sqlite": "SELECT 1 FROM sqlite_master WHERE name = :name",
-        "postgresql": "SELECT 1 WHERE to_regclass(:name) IS NOT NULL",
-    }
-    return (
-        connection.execute(
-            text(there[connection.dialect.name]), {"name": name}
-        ).scalar()
-        is not None
-    )
-
-
-def revision(engine) -> str | None:  # None: nothing there yet
-    "The last step that a database has seen"
-    with engine.connect() as connection:
-        return (
-            connection.exec_driver_sql(
-                "SELECT version_num FROM alembic_version"
-            ).scalar()
-            if has(connection, "alembic_version")
-            else None
-        )
-
-
-def upgrade(engine) -> None:
-    "Bring a database to the last step"
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
-    with alone(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-025
-FIXED = ("id", "time", "price", "low", "high", "model", "version")
-INPUTS = ("feature", "date")  # roles of the columns that a request may carry
-NUMBERS = {"number": ("REAL", "double precision"), "integer": ("INTEGER", "bigint")}
-
-
-def quoted(value: str, mark: str = "'") -> str:
-    return mark + value.replace(mark, 2 * mark) + mark
-
-
-def view_names(
-    names: Sequence[str],
-) -> list[str]:  # different also where case does not count, and at most 63 bytes long
-    "Names of a view's columns"
-    done = []
-    for name in names:
-        short, number = name.encode()[:63].decode(errors="ignore"), 2
-        while short.casefold() in {other.casefold() for other in (*FIXED, *done)}:
-            short, number = (
-                f"{name.encode()[:58].decode(errors='ignore')}_{number}",
-                number + 1,
-            )
-        done.append(short)
-    return done
-
-
-def sqlite_column(name: str, kind: str) -> str:  # SQL
-    "A value of `inputs`, typed, in SQLite"
-    if name.isascii() and name.isprintable() and not {*'"\\'} & {*name}:
-        path = quoted(f'$."{name}"')
-        value, found = f"json_extract(inputs, {path})", f"json_type(inputs, {path})"
-    else:
-        value, found = (
-            f"(SELECT {part} FROM json_each(inputs) WHERE key = {quoted(name)})"
-            for part in ("value", "type")
-        )
-    if kind not in NUMBERS:
-        return f"CAST({value} AS TEXT)"
-    return f"CASE WHEN {found} IN ('integer', 'real') THEN CAST({value} AS {NUMBERS[kind][0]}) END"
-
-
-def postgresql_column(name: str, kind: str) -> str:  # SQL
-    "A value of `inputs`, typed, in PostgreSQL"
-    value = f"inputs -> {quoted(name)}"
-    if kind not in NUMBERS:
-        return f"inputs ->> {quoted(name)}"
-    return f"CASE WHEN jsonb_typeof({value}) = 'number' AND abs(({value})::numeric) < 9e18 THEN ({value})::{NUMBERS[kind][1]} END"
-
-
-def view_sql(
-    contract: Mapping,  # contract.json
-    dialect: str,  # sqlite or postgresql
-) -> str:  # CREATE VIEW houses ...
-    "The view `houses`: one typed column for each input of the contract"
-    column = {"sqlite": sqlite_column, "postgresql": postgresql_column}[dialect]
-    inputs = {
-        name: entry["type"]
-        for name, entry in contract["columns"].items()
-        if entry.get("role", "feature") in INPUTS
-    }
-    lines = [
-        *FIXED,
-        *(
-            f"{column(name, kind)} AS {quoted(shown, chr(34))}"
-            for (name, kind), shown in zip(inputs.items(), view_names(inputs))
-        ),
-    ]
-    return (
-        "CREATE VIEW houses AS SELECT\n  " + ",\n  ".join(lines) + "\nFROM predictions"
-    )
-
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-028
-WRITTEN = {
-    "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'view' AND name = 'houses'",
-    "postgresql": "SELECT obj_description(to_regclass('houses'), 'pg_class')",
-}
-
-
-def replace_view(engine, sql: str) -> bool:  # whether there was anything to do
-    "Make the view, unless it is as it should be"
-    kind = engine.dialect.name
-    with engine.connect() as connection:
-        if connection.exec_driver_sql(WRITTEN[kind]).scalar() == sql:
-            return False
-    with alone(engine) as connection:
-        connection.execution_options(no_parameters=True)  # a % in a name is a %
-        for statement in ("DROP VIEW IF EXISTS houses", sql):
-            connection.exec_driver_sql(statement)
-        if kind == "postgresql":
-            connection.exec_driver_sql(f"COMMENT ON VIEW houses IS {quoted(sql)}")
-    return True
+def select_rows():  # -> sqlalchemy.Select
+    "Return the query of all columns, those that differ between databases as text."
+    columns = []
+    for item in PREDICTIONS.c:
+        if item.name in READ_AS_TEXT:
+            item = cast(item, Text).label(item.name)
+        columns.append(item)
+    return select(*columns)
 
 
 # %% ../nbs/prediction_log.ipynb #prediction_log-030
 PAGE = 500  # rows read or deleted at a time
-RECENT = 8  # acknowledged rows that are looked for again and again
-HELD = text(
-    "SELECT count(*) FROM predictions WHERE id IN :ids AND length(CAST(inputs AS TEXT)) > 0"
-).bindparams(bindparam("ids", expanding=True))
-OLDEST = text(
-    "SELECT length(CAST(inputs AS TEXT)) FROM predictions ORDER BY predictions.time LIMIT 1"
-)
+RECENT = 8  # committed rows that are looked for again and again
 
 
 class PredictionLog:
-    "The log of predictions in a database; connects when it is first used"
+    "The log of predictions in a database. It connects when it is first used."
 
     def __init__(
         self, url: str
@@ -476,73 +131,77 @@ class PredictionLog:
         self.url = database_url(url)
         self.kind = self.url.get_backend_name()
         try:
-            self.engine = new_engine(self.url, pool_timeout=PATIENCE)
+            self.engine = new_engine(self.url, pool_timeout=TIMEOUT)
             self.reader = self.engine  # over which `check` reads
-            if self.kind == "sqlite":  # there a connection remembers pages
+            if self.kind == "sqlite":  # there a connection caches pages
                 self.reader = new_engine(self.url, poolclass=NullPool)
         except (SQLAlchemyError, ImportError) as error:
             raise self._unavailable(error) from None
-        self.lock, self.writer, self.file = threading.RLock(), None, None
-        self.latest, self.recent = None, deque(maxlen=RECENT)
+        self.lock = threading.RLock()
+        self.writer = None  # connection
+        self.file = None  # os.stat of SQLite's file
+        self.latest = None  # id that was committed last
+        self.recent = deque(maxlen=RECENT)  # ids
         self.suspect = False  # whether the file was tampered with
-        self.insert = f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES ({', '.join(['?' if self.kind == 'sqlite' else '%s'] * len(COLUMNS))})"
+        mark = "?" if self.kind == "sqlite" else "%s"
+        marks = ", ".join([mark] * len(COLUMNS))
+        self.insert = f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES ({marks})"
+
+    def _where(self) -> str:
+        "Return the place of the database, without user and password."
+        if self.kind == "sqlite":
+            return self.url.database
+        host, port = self.url.host or "localhost", self.url.port or 5432
+        return f"{host}:{port}/{self.url.database}"
 
     def _unavailable(self, error: Exception) -> LogUnavailable:
-        "What went wrong, in one sentence and without the password"
+        "Describe an error in one sentence, without the password."
         if isinstance(error, LogUnavailable):
             return error
-        where = (
-            self.url.database
-            if self.url.get_backend_name() == "sqlite"
-            else f"{self.url.host or 'localhost'}:{self.url.port or 5432}/{self.url.database}"
-        )
-        why = (
-            str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-        ).splitlines()[0]
-        for secret in filter(
-            None,
-            (
-                self.url.password,
-                *(
-                    str(value)
-                    for key, value in self.url.query.items()
-                    if "password" in key
-                ),
-            ),
-        ):
-            why = why.replace(secret, "***")
+        message = str(getattr(error, "orig", None) or error).strip()
+        message = (message or type(error).__name__).splitlines()[0]
+        secrets = [
+            str(value) for key, value in self.url.query.items() if "password" in key
+        ]
+        for secret in (self.url.password, *secrets):
+            if secret:
+                message = message.replace(secret, "***")
         return LogUnavailable(
-            f"the prediction log {where} is not available: {why}", public_reason(why)
+            f"the prediction log {self._where()} is not available: {message}",
+            public_reason(message),
         )
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _database_errors(self) -> Iterator[None]:
+        "Raise errors of the database as LogUnavailable."
         try:
             yield
         except (SQLAlchemyError, self.engine.dialect.dbapi.Error, OSError) as error:
             raise self._unavailable(error) from None
 
     def migrate(self) -> None:
-        "Bring the table to the state that this program knows; cheap when it is there, safe when several start at once"
+        "Create the table or bring it up to date. Safe when several processes start at once."
         if self.suspect:
-            self._prove()
-        with self._asking():
-            found, known = revision(self.engine), revisions()
-            if found == known[-1]:
-                return
-            if found is None or found in known:
-                return upgrade(self.engine)
-        raise LogUnavailable(
-            f"the prediction log was made by a newer version of this program (revision {found}, this one knows {known[-1]}): update it, or name another database"
-        )
+            self._check_integrity()
+        known = known_revisions()
+        with self._database_errors():
+            revision = current_revision(self.engine)
+            if revision is None or revision in known[:-1]:
+                upgrade(self.engine)
+            elif revision not in known:
+                raise LogUnavailable(
+                    "the prediction log was made by a newer version of this program "
+                    f"(revision {revision}, this one knows {known[-1]}): update it, "
+                    "or name another database"
+                )
 
     def make_view(self, contract: Mapping) -> bool:  # whether it had to be replaced
-        "The view `houses` for a contract"
-        with self._asking():
-            return replace_view(self.engine, view_sql(contract, self.kind))
+        "Make the view `houses` for a contract."
+        with self._database_errors():
+            return replace_view(self.engine, contract)
 
-    def _look(self) -> None:
-        "Raise an OSError when the file of SQLite is not the one that was opened, or lost a part; between two writes it only grows"
+    def _check_file(self) -> None:
+        "Raise OSError if SQLite's file was replaced, or is shorter than it was."
         if self.kind != "sqlite":
             return
         now = os.stat(self.url.database)
@@ -553,19 +212,19 @@ class PredictionLog:
             raise OSError("its file is shorter than it was")
         self.file = now
 
-    def _prove(self) -> None:
-        "Give a tampered file up, and take it again only if what is there now is sound"
+    def _check_integrity(self) -> None:
+        "Close a file that was tampered with. Use it again only if it is sound."
         with self.lock:
-            self._drop()
-        with self._asking(), self.reader.connect() as connection:
+            self._discard_connections()
+        with self._database_errors(), self.reader.connect() as connection:
             fault = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
         if fault != "ok":
-            raise self._unavailable(
-                OSError(f"its file is malformed, restore a backup: {fault}")
-            )
+            message = f"its file is malformed, restore a backup: {fault}"
+            raise self._unavailable(OSError(message))
         self.suspect = False
 
     def _insert(self, values: list[tuple]) -> None:
+        "Commit rows over the connection that writes."
         if self.writer is None:
             self.migrate()
             self.writer = self.engine.raw_connection()
@@ -578,243 +237,129 @@ class PredictionLog:
             cursor.executemany(self.insert, values)
         self.writer.commit()
         cursor.close()
-        self._look()
+        self._check_file()
 
-    def _drop(self) -> bool:  # whether it was dead
-        "Throw the writer's connection away, with what it had begun, and all others"
-        dead = bool(
-            self.writer and getattr(self.writer.driver_connection, "closed", False)
-        )
+    def _discard_connections(self) -> bool:  # whether the writer was closed already
+        "Discard all connections, with what they had begun."
+        was_closed = False
         if self.writer:
+            was_closed = bool(getattr(self.writer.driver_connection, "closed", False))
             self.writer.invalidate()
         self.writer = self.latest = None
         self.recent.clear()
         self.engine.dispose()
-        return dead
+        return was_closed
 
     def write(self, rows: Sequence[Mapping]) -> None:
-        "Commit rows in one transaction: all of them are on disk, or LogUnavailable is raised and none is to be relied on"
+        "Commit rows in one transaction: all are on disk, or LogUnavailable is raised."
         values = [pack(row) for row in rows]
         with self.lock:
-            for last in (False, True):
-                try:
-                    self._insert(values)
-                    self.latest = values[-1][0]
-                    return
-                except Exception as error:
-                    if not self._drop() or last:
-                        raise self._unavailable(error) from None
+            try:
+                self._insert(values)
+            except Exception as error:
+                if not self._discard_connections():
+                    raise self._unavailable(error) from None
+                self._insert_again(values)
+            self.latest = values[-1][0]
 
-    def _all(self, sql: str, **values) -> list[dict]:
-        with self._asking(), self.engine.connect() as connection:
-            return [
-                dict(row) for row in connection.execute(text(sql), values).mappings()
-            ]
+    def _insert_again(self, values: list[tuple]) -> None:
+        "Commit rows over a new connection."
+        try:
+            self._insert(values)
+        except Exception as error:
+            self._discard_connections()
+            raise self._unavailable(error) from None
+
+    def _rows(self, query) -> list[dict]:  # decoded
+        "Return the rows of a query made by `select_rows`."
+        with self._database_errors(), self.engine.connect() as connection:
+            return [unpack(row) for row in connection.execute(query).mappings()]
 
     def find(self, id: str) -> dict | None:
-        "The row of a prediction"
-        found = (
-            self._all(f"{SELECT} WHERE id = :id", id=id) if id.isprintable() else []
-        )  # a database takes no other text
-        return unpack(found[0]) if found else None
+        "Return the row of a prediction, or None."
+        if not id.isprintable():  # a database takes no other text
+            return None
+        rows = self._rows(select_rows().where(PREDICTIONS.c.id == id))
+        return rows[0] if rows else None
 
     def read(self, since: datetime | None = None) -> Iterator[dict]:
-        "All rows from a moment on, in the order of time, as they come"
-        last, id = utc_text(since or datetime(1, 1, 2, tzinfo=UTC)), ""
-        while page := self._all(
-            f"{SELECT} WHERE (time, id) > (:last, :id) ORDER BY predictions.time, id LIMIT {PAGE}",
-            last=last,
-            id=id,
-        ):
-            yield from map(unpack, page)
-            last, id = page[-1]["time"], page[-1]["id"]
+        "Yield all rows from a moment on, in the order of time."
+        place = tuple_(PREDICTIONS.c.time, PREDICTIONS.c.id)
+        query = select_rows().order_by(PREDICTIONS.c.time, PREDICTIONS.c.id)
+        last = (utc_text(since or datetime(1, 1, 2, tzinfo=UTC)), "")
+        while True:
+            page = self._rows(query.where(place > last).limit(PAGE))
+            yield from page
+            if not page:
+                return
+            last = (utc_text(page[-1]["time"]), page[-1]["id"])
 
     def purge(self, days: int) -> int:  # rows deleted
-        "Delete what is older than some days, a page at a time; 0 keeps everything"
+        "Delete what is older than some days, a page at a time. 0 keeps everything."
         if days < 1:
             return 0
-        before, done = utc_text(datetime.now(UTC) - timedelta(days=days)), 0
-        old = text(
-            f"DELETE FROM predictions WHERE id IN (SELECT id FROM predictions WHERE time < :before ORDER BY time LIMIT {PAGE})"
-        )
-        while True:
-            with self._asking(), self.engine.begin() as connection:
-                count = connection.execute(old, {"before": before}).rowcount
-            done += count
-            if count < PAGE:
-                break
+        before = utc_text(datetime.now(UTC) - timedelta(days=days))
+        old = select(PREDICTIONS.c.id).where(PREDICTIONS.c.time < before)
+        page = old.order_by(PREDICTIONS.c.time).limit(PAGE)
+        statement = PREDICTIONS.delete().where(PREDICTIONS.c.id.in_(page))
+        deleted, count = 0, PAGE
+        while count == PAGE:
+            with self._database_errors(), self.engine.begin() as connection:
+                count = connection.execute(statement).rowcount
+            deleted += count
             time.sleep(0.01)  # writers first
-        if done:
+        if deleted:
             with self.lock:
                 self.latest = None
                 self.recent.clear()
-        return done
+        return deleted
 
-    def check(self) -> None:
-        "Read back the oldest row, and those that were acknowledged last, over a connection that remembers nothing; LogUnavailable when one is gone"
-        with self.lock, self._asking():
+    def _rows_to_check(self) -> list[str]:  # ids
+        "Check SQLite's file, and return the rows that were committed last."
+        with self.lock, self._database_errors():
             if self.writer is None:
-                return
+                return []
             try:
-                self._look()
+                self._check_file()
             except OSError:
-                self._drop()
+                self._discard_connections()
                 raise
             if self.latest and self.latest not in self.recent:
                 self.recent.append(self.latest)
-            asked = [*self.recent]
-        if not asked:
+            return list(self.recent)
+
+    def check(self) -> None:
+        "Read back the oldest row and those committed last. Raise LogUnavailable if one is gone."
+        ids = self._rows_to_check()
+        if not ids:
             return
+        size = func.length(cast(PREDICTIONS.c.inputs, Text))
+        oldest = select(size).order_by(PREDICTIONS.c.time).limit(1)
+        held = select(func.count()).where(PREDICTIONS.c.id.in_(ids), size > 0)
         try:
-            with self._asking(), self.reader.connect() as connection:
-                connection.execute(OLDEST)
-                held = connection.execute(HELD, {"ids": asked}).scalar()
-                if held < len(asked):
+            with self._database_errors(), self.reader.connect() as connection:
+                connection.execute(oldest)
+                if connection.execute(held).scalar() < len(ids):
                     raise OSError("it no longer holds predictions that it held")
         except LogUnavailable:
             self.suspect = self.kind == "sqlite"
             with self.lock:
-                self._drop()
+                self._discard_connections()
             raise
 
     def probe(self) -> None:
-        "Commit a change that changes nothing: LogUnavailable when the log can be read, but not written"
-        with self._asking(), self.engine.begin() as connection:
-            connection.execute(
-                text("UPDATE alembic_version SET version_num = version_num")
-            )
+        "Commit a change that changes nothing. Raise LogUnavailable if that fails."
+        change = text("UPDATE alembic_version SET version_num = version_num")
+        with self._database_errors(), self.engine.begin() as connection:
+            connection.execute(change)
 
     def checkpoint(self) -> None:
-        "Move what SQLite has written ahead into its file, beside the writer, who would otherwise have to stop for it every few hundred rows"
+        "Move SQLite's write-ahead log into its file, so that the writer need not."
         if self.kind == "sqlite":
-            self._all("PRAGMA wal_checkpoint(PASSIVE)")
+            with self._database_errors(), self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        "Give all connections back"
+        "Close all connections."
         with self.lock:
-            self._drop()
-
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-037b
-IN_USE = (0x40000002, 510)  # bytes that each open connection locks, in a SQLite file
-
-
-def log_file(url: str) -> Path:
-    "The file of a log; LogUnavailable when the log is in PostgreSQL"
-    found = database_url(url)
-    if found.get_backend_name() != "sqlite":
-        raise LogUnavailable(
-            "a log in PostgreSQL is saved with pg_dump, and restored with pg_restore"
-        )
-    return Path(found.database)
-
-
-def count_sound(
-    path: Path,  # of a log that nobody writes to
-) -> int:  # predictions
-    "Count the predictions of a file; LogUnavailable when it is damaged, or holds no log that this program knows"
-    try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as file:
-            fault = file.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            step = file.execute("SELECT version_num FROM alembic_version").fetchone()[0]
-            count = file.execute("SELECT count(*) FROM predictions").fetchone()[0]
-    except (sqlite3.Error, TypeError) as error:
-        raise LogUnavailable(f"{path} is no sound prediction log: {error}") from None
-    if fault != "ok":
-        raise LogUnavailable(f"{path} is no sound prediction log: {fault}")
-    if step not in revisions():
-        raise LogUnavailable(f"{path} was made by a newer version of this program")
-    return count
-
-
-def copy_log(source: Path, target: Path) -> int:  # predictions
-    "Copy a log, while others write to it, to a file of its own; it is whole, or not there"
-    draft = target.with_name(f"{target.name}.part")
-    draft.unlink(missing_ok=True)
-    private_file(draft)
-    try:
-        with closing(sqlite3.connect(source, timeout=PATIENCE)) as connection:
-            connection.execute("VACUUM INTO ?", (str(draft),))
-        count = count_sound(draft)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.rename(target)
-    except (sqlite3.Error, OSError) as error:
-        raise LogUnavailable(
-            f"{source} cannot be copied to {target}: {error}"
-        ) from None
-    finally:
-        draft.unlink(missing_ok=True)
-    return count
-
-
-def backup(url: str, target: Path) -> int:  # predictions
-    "Copy the log to a new file, while servers go on writing to it"
-    source = log_file(url)
-    if not source.exists():
-        raise LogUnavailable(f"there is no prediction log {source}")
-    if target.exists():
-        raise LogUnavailable(f"{target} is there already: name a new file")
-    return copy_log(source, target)
-
-
-def refuse_in_use(path: Path) -> None:
-    "LogUnavailable when another process has a SQLite file open; not for a file that this process has open itself"
-    import fcntl
-
-    with path.open("rb+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, IN_USE[1], IN_USE[0])
-        except OSError:
-            raise LogUnavailable(
-                f"{path} is in use: stop the server, restore, and start it again"
-            ) from None
-
-
-def restore(url: str, source: Path) -> int:  # predictions
-    "Put a backup in the place of the log, which no server may have open; the log that was there is set aside"
-    live = log_file(url)
-    count_sound(source)
-    if live.exists():
-        refuse_in_use(live)
-    fresh = live.with_name(f"{live.name}.restored")
-    count = copy_log(source, fresh)
-    aside = f"{live}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.rename(f"{live}{suffix}", f"{aside}{suffix}")
-    fresh.rename(live)
-    return count
-
-
-# %% ../nbs/prediction_log.ipynb #prediction_log-037e
-def main(
-    arguments: Sequence[str],  # of the command line
-) -> int:  # exit code
-    "Back a prediction log up, or restore it."
-    parser = argparse.ArgumentParser(
-        "python -m prediction_log", description=main.__doc__
-    )
-    parser.add_argument("action", choices=["backup", "restore"])
-    parser.add_argument("file", type=Path)
-    parser.add_argument(
-        "--database",
-        default=os.environ.get("HOUSE_DATABASE_URL") or "sqlite:///predictions.db",
-        help="URL of the log (HOUSE_DATABASE_URL, or sqlite:///predictions.db)",
-    )
-    asked = parser.parse_args(arguments)
-    try:
-        count = {"backup": backup, "restore": restore}[asked.action](
-            asked.database, asked.file
-        )
-    except (LogUnavailable, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{asked.action}: {count} predictions, {asked.file.name}")
-    return 0
-
-
-if __name__ == "__main__" and __spec__:  # python -m prediction_log, and no notebook
-    sys.exit(main(sys.argv[1:]))
+            self._discard_connections()

@@ -21,10 +21,11 @@ import pytest
 from fastapi import HTTPException
 from starlette.testclient import TestClient
 
-from housemlops import prediction_log
 from housemlops.engine import LiveModel
-from housemlops.prediction_log import PredictionLog
+from housemlops.prediction_log import COLUMNS, PredictionLog
+from housemlops.serving import log_backup
 from housemlops.serving.app import create_app
+from housemlops.serving.database import LogUnavailable
 from housemlops.serving.jobs import BackgroundJob
 from housemlops.serving.options import OptionError, read_options
 from housemlops.serving.requests import request_model
@@ -251,7 +252,7 @@ def until(look, enough, seconds: float = 10.0):
 
 def row() -> dict:
     "A row of the log"
-    return dict.fromkeys(prediction_log.COLUMNS, "x") | {
+    return dict.fromkeys(COLUMNS, "x") | {
         "id": f"{time.monotonic_ns():x}",
         "time": datetime.now(UTC),
         "version": 1,
@@ -309,7 +310,7 @@ def test_a_full_disk_is_one_line_and_a_reason(service, House, example, caplog):
     assert predicts(service, House, example)
     service.log.writer.driver_connection.execute("PRAGMA max_page_count = 1")
     houses = [House.model_validate(example)] * 200
-    with pytest.raises(prediction_log.LogUnavailable):
+    with pytest.raises(LogUnavailable):
         service.predict_batch([PredictionRequest("batch", houses)])
     assert (
         service.log_problem() == "the prediction log is unavailable: its disk is full"
@@ -324,7 +325,7 @@ def test_a_backup_copied_over_the_log_is_noticed_at_the_next_look(
     caplog.set_level(logging.WARNING, "uvicorn.error")
     live = tmp_path / "data/predictions.db"
     assert predicts(service, House, example)
-    prediction_log.backup(f"sqlite:///{live}", tmp_path / "backup.db")
+    log_backup.backup(f"sqlite:///{live}", tmp_path / "backup.db")
     for _ in range(30):
         assert predicts(service, House, example)
     service.check_log()
@@ -360,7 +361,7 @@ def test_the_readme_says_what_is_logged(release):
     text = (release / "README.md").read_text()
     assert "No price leaves" not in text
     assert "`/explain` and `/curve`" in text and "they log nothing" in text
-    assert "prediction_log backup FILE" in text and "python app.py" in text
+    assert "log_backup backup FILE" in text and "python app.py" in text
 
 
 # A live server, with few files, and clients that keep it waiting.

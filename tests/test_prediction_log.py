@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +18,12 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from housemlops import prediction_log
-from housemlops.prediction_log import LogUnavailable, PredictionLog
+from housemlops.contract import load_contract
+from housemlops.prediction_log import PredictionLog
+from housemlops.serve import program_files
+from housemlops.serving import database as log_database
+from housemlops.serving import log_backup
+from housemlops.serving.database import LogUnavailable
 from postgres import PASSWORD, Server
 
 ODD = """it's "odd": 50 % off? %s %(id)s ? :id \\ \\u0041 ; -- é 😀 \u2028"""
@@ -340,7 +343,7 @@ def test_a_damaged_file_is_noticed_before_more_is_acknowledged(
 ):
     log, file = PredictionLog(File(tmp_path).url), tmp_path / "data/predictions.db"
     log.write([prediction(text="x" * 300) for _ in range(500)])
-    prediction_log.backup(str(log.url).split("?")[0], tmp_path / "backup.db")
+    log_backup.backup(str(log.url).split("?")[0], tmp_path / "backup.db")
     log.check(), log.checkpoint()
     kept = [prediction(text="y" * 300) for _ in range(50)]
     for row in kept:
@@ -366,7 +369,7 @@ def test_a_damaged_file_is_noticed_before_more_is_acknowledged(
         fresh = PredictionLog(str(log.url))
         assert {*acknowledged} <= {*ids(fresh)}
         fresh.close()
-        assert prediction_log.count_sound(file) >= len(acknowledged)
+        assert log_backup.count_predictions(file) >= len(acknowledged)
 
 
 def test_rows_that_were_deleted_are_no_damage_for_long(log):
@@ -390,14 +393,19 @@ def test_purged_rows_are_not_missed(log):
     log.check()
 
 
+def write_program(folder: Path) -> None:
+    "The generated program, without a model"
+    for name, source in program_files(load_contract("windsor")).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+
+
 def command(action: str, file: Path, url: str, folder: Path) -> subprocess.Popen:
-    "`python -m prediction_log`, in a folder of its own"
-    here = Path(prediction_log.__file__)
-    if not (folder / "prediction_log.py").exists():
-        shutil.copy(here, folder / "prediction_log.py")
-        shutil.copytree(here.parent / "migrations", folder / "migrations")
+    "`python -m serving.log_backup`, in a folder of its own"
+    write_program(folder)
     return subprocess.run(
-        [sys.executable, "-m", "prediction_log", action, str(file)],
+        [sys.executable, "-m", "serving.log_backup", action, str(file)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": "", "HOUSE_DATABASE_URL": url},
         capture_output=True,
@@ -419,7 +427,7 @@ def test_backup_and_restore(tmp_path):
     log.write(rows[:2])
     assert run("backup") == (0, "backup: 2 predictions, backup.db\n")
     assert backup.stat().st_mode & 0o777 == 0o600
-    assert "is there already" in run("backup")[1]
+    assert "exists already" in run("backup")[1]
     log.write(rows[2:])
     assert "is in use" in run("restore")[1]
     log.close()
@@ -435,7 +443,7 @@ def test_backup_and_restore(tmp_path):
     aside = list(tmp_path.glob("predictions.db.replaced-*"))
     assert len(aside) == 1 and aside[0].read_bytes().startswith(b"garbage")
     with pytest.raises(LogUnavailable, match="pg_dump"):
-        prediction_log.backup("postgresql://u@h/d", tmp_path / "other.db")
+        log_backup.backup("postgresql://u@h/d", tmp_path / "other.db")
 
 
 def refused_within(seconds: float, act) -> None:
@@ -458,7 +466,7 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_a_database_that_hangs_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(prediction_log, "PATIENCE", 0.5)
+    monkeypatch.setattr(log_database, "TIMEOUT", 0.5)
     log, rows = PredictionLog(server.url), [prediction() for _ in range(3)]
     log.migrate()
     log.write(rows[:1])
@@ -602,10 +610,8 @@ def test_purge_deletes_what_is_old_and_nothing_else(log):
 
 
 def test_it_works_in_a_folder_of_its_own(tmp_path):
-    here = Path(prediction_log.__file__)
-    shutil.copy(here, tmp_path / "prediction_log.py")
-    shutil.copytree(here.parent / "migrations", tmp_path / "migrations")
-    code = "import sys; from prediction_log import PredictionLog; PredictionLog('sqlite:///predictions.db').migrate(); print('housemlops' in sys.modules, 'psycopg' in sys.modules)"
+    write_program(tmp_path)
+    code = "import sys; from serving.prediction_log import PredictionLog; PredictionLog('sqlite:///predictions.db').migrate(); print('housemlops' in sys.modules, 'psycopg' in sys.modules)"
     child = python(code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""})
     assert child.communicate() == ("False False\n", "")
 

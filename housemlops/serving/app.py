@@ -16,7 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from housemlops.engine import LiveModel
-from housemlops.prediction_log import LogUnavailable, PredictionLog
+from housemlops.prediction_log import PredictionLog
+from housemlops.serving.database import LogUnavailable
 from housemlops.serving import pages, routes
 from housemlops.serving.dialects import InferRequest, add_dialects
 from housemlops.serving.guard import WITHOUT_KEY, DirectRoute, Guard

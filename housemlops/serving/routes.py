@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from housemlops.engine import Release
 from housemlops.predict import value_reader
-from housemlops.prediction_log import LogUnavailable
+from housemlops.serving.database import LogUnavailable
 from housemlops.serving.responses import (
     PREDICTION_ERRORS,
     Curve,

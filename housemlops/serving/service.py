@@ -11,7 +11,8 @@ from fastapi import HTTPException
 from pydantic import BaseModel
 
 from housemlops.engine import Busy, Estimate, LiveModel, MicroBatcher, Release
-from housemlops.prediction_log import LogUnavailable, PredictionLog
+from housemlops.prediction_log import PredictionLog
+from housemlops.serving.database import LogUnavailable
 from housemlops.serving.responses import log_unavailable
 
 LOGGER = logging.getLogger("uvicorn.error")  # the server's own output
