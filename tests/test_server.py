@@ -166,14 +166,15 @@ def test_it_gives_the_evaluated_prices_whatever_the_letter_case(
             ) and answer["high"] / wanted.high == pytest.approx(1, rel=1e-4)
 
 
-# JSON Schema cannot say that the data of a tensor are as many as its shape says.
+# JSON Schema cannot say that the data of a tensor are as many as its shape says, nor that
+# the rows of a data frame have a value for each of its columns.
 CONFIG = """
 [parameters]
 "path.name" = "{model}"
 "path.number" = "{version}"
 
 [[operations]]
-include-path-regex = "/infer$"
+include-path-regex = "/(infer|invocations)$"
 checks.positive_data_acceptance.enabled = false
 warnings = false
 """

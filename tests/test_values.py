@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import jsonschema_rs
 import numpy as np
 import pandas as pd
 import pytest
@@ -369,10 +370,35 @@ def test_every_route_and_its_401_is_in_the_description(dated, tmp_path):
             assert ("401" in route["responses"]) == (path not in ("/livez", "/readyz"))
 
 
+def test_every_form_of_invocations_is_in_the_description(client):
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "text/csv"}
+    schema = content["application/json"]["schema"]
+    schema = jsonschema_rs.validator_for(
+        schema | {"components": document["components"]}
+    )
+    houses = [{"area": 100, "code": "20"}, {"area": 200, "code": "30"}]
+    frame = {"columns": ["area", "code"], "data": [[100, "20"], [200, "30"]]}
+    bodies = [
+        {"dataframe_split": frame},
+        {"dataframe_records": houses},
+        {"instances": houses},
+        {"inputs": houses},
+        {"inputs": {"area": [100, 200], "code": ["20", "30"]}},
+    ]
+    for body in bodies:
+        assert schema.is_valid(body), body
+        assert client.post("/invocations", json=body).status_code == 200, body
+    for body in ({}, bodies[0] | bodies[1], {"instances": [{"area": "large"}]}):
+        assert not schema.is_valid(body), body
+        assert client.post("/invocations", json=body).status_code == 422, body
+
+
 def test_nothing_but_the_program_goes_into_an_image(dated):
     server = dated / "server"
     ignored = (server / ".dockerignore").read_text().splitlines()
-    assert ignored[0] == "*" and "!*.py" in ignored and "!model" in ignored
+    assert ignored[0] == "*" and {"!*.py", "!serving", "!model"} <= set(ignored)
     base = next(
         line
         for line in (server / "Dockerfile").read_text().splitlines()

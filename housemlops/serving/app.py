@@ -19,7 +19,7 @@ from housemlops.engine import LiveModel
 from housemlops.prediction_log import PredictionLog
 from housemlops.serving.database import LogUnavailable
 from housemlops.serving import pages, routes
-from housemlops.serving.dialects import InferRequest, add_dialects
+from housemlops.serving.dialects import Frame, InferRequest, add_dialects
 from housemlops.serving.guard import WITHOUT_KEY, DirectRoute, Guard
 from housemlops.serving.jobs import background_jobs
 from housemlops.serving.metrics import Metrics
@@ -163,7 +163,7 @@ def create_app(
     app.include_router(pages.router)
     add_dialects(app)
     reader = server.reader
-    models = [reader.Houses, reader.CurveRequest, InferRequest]
+    models = [reader.Houses, reader.CurveRequest, InferRequest, Frame]
     app.openapi = partial(make_openapi, app, models, bool(options.api_keys))
     add_middleware(app, options)
     return app

@@ -176,8 +176,7 @@ def rows_of_invocation(request: Invocation) -> list[dict]:
     """Return the houses of a request to /invocations."""
     forms = [name for name, value in request if value is not None]
     if len(forms) != 1:
-        names = "dataframe_split, dataframe_records, instances and inputs"
-        raise unprocessable(["body"], f"exactly one of {names} must be given")
+        raise unprocessable(["body"], f"give exactly one of {', '.join(FORMS)}")
     houses, location = getattr(request, forms[0]), ["body", forms[0]]
     if isinstance(houses, Frame):
         return rows_of_table(houses.columns, houses.data, location)
@@ -221,22 +220,34 @@ async def version(server: CurrentServer):
 
 
 RECORDS = {"type": "array", "items": model_reference("House"), "minItems": 1}
+COLUMNS = {"type": "object", "additionalProperties": {"type": "array"}}
+FORMS = {  # of a JSON body; exactly one is given
+    "dataframe_split": model_reference("Frame"),
+    "dataframe_records": RECORDS,
+    "instances": RECORDS,
+    "inputs": {"anyOf": [RECORDS, COLUMNS]},
+}
+
+
+def describe_invocation() -> dict:
+    """Describe the body of /invocations in each of its forms, for `openapi_extra`."""
+    forms = [
+        {"type": "object", "properties": {name: schema}, "required": [name]}
+        for name, schema in FORMS.items()
+    ]
+    description = json_body({"oneOf": forms})
+    csv_schema = {"type": "string", "description": "A line of names, then the houses"}
+    description["requestBody"]["content"]["text/csv"] = {"schema": csv_schema}
+    return description
 
 
 @mlflow.post(
     "/invocations",
     summary="Price the houses of a data frame",
-    description="As JSON in `dataframe_records` as below, or in `dataframe_split`, "
-    "`instances` or `inputs` instead, or as `text/csv`.",
+    description="In one of the forms that MLflow's scoring server takes.",
     response_model=InvocationResponse,
     responses=PREDICTION_ERRORS,
-    openapi_extra=json_body(
-        {
-            "type": "object",
-            "properties": {"dataframe_records": RECORDS},
-            "required": ["dataframe_records"],
-        }
-    ),
+    openapi_extra=describe_invocation(),
 )
 async def invocations(request: Request, server: CurrentServer):
     def read_csv(body: bytes) -> list[BaseModel]:
