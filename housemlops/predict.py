@@ -27,6 +27,9 @@ __all__ = [
     "row_encoder",
     "encode",
     "swapped",
+    "differing_columns",
+    "columns_of",
+    "money_per_log",
     "contributions",
     "standard_steps",
     "spread",
@@ -49,7 +52,7 @@ def clean_category(
     value: object,  # as read: text, number or missing
     ignore_case: bool = False,
 ) -> str | None:  # canonical text, None when missing
-    "Canonical text of a category: stripped, whole numbers without `.0`, case folded when it does not matter"
+    "Return the canonical text of a category: stripped, whole numbers without `.0`."
     return None if value is None or value != value else canonical(value, ignore_case)
 
 
@@ -57,7 +60,7 @@ def clean_category(
 def canonical(
     value: object, ignore_case: bool
 ) -> str | None:  # None when there is nothing but space
-    "Canonical text of a value that is not missing; remembered, as a ledger writes the same few over and over"
+    "Return the canonical text of a value. Cached, as a table repeats the same few."
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
@@ -81,7 +84,7 @@ def parse_number(
     whole: bool,  # an integer is wanted
     from_text: bool,  # a number may be written as text, as in CSV
 ) -> float | int | None:
-    "A cell as a number; ValueError when it is none"
+    "Read a cell as a number. Raise ValueError if it is none."
     reason = f"is not a {'whole ' * whole}number"
     if isinstance(value, str) and from_text:
         text = value.strip()
@@ -98,7 +101,7 @@ def parse_number(
 
 
 def parse_date(value: object) -> str | None:
-    "A cell as a date, 2010-07-31; ValueError when it is none"
+    "Read a cell as a date, 2010-07-31. Raise ValueError if it is none."
     if value is None or value != value:
         return None
     if isinstance(value, date):
@@ -110,12 +113,14 @@ def parse_date(value: object) -> str | None:
 
 @lru_cache(maxsize=4096)
 def day_of(text: str) -> str | None:
-    "The day that a text names; the first one of a month or a year"
+    "Return the day that a text names, the first one of a month or a year."
     if not text:
         return None
     try:
-        if found := DAY.fullmatch(text):
-            return date(*map(int, found.groups("1"))).isoformat()
+        match = DAY.fullmatch(text)
+        if match:
+            year, month, day = map(int, match.groups("1"))
+            return date(year, month, day).isoformat()
         return datetime.fromisoformat(text).date().isoformat()
     except ValueError:
         raise ValueError("is not a date such as 2010-07-31") from None
@@ -124,7 +129,7 @@ def day_of(text: str) -> str | None:
 def category_parser(
     categories: Sequence[str], ignore_case: bool
 ) -> Callable[[object], str | None]:
-    "What reads the cells of a category: as the contract writes it, where it lists it"
+    "Return a function that reads a category, and writes it as the contract does."
     known = {clean_category(text, ignore_case): text for text in categories}
 
     def parse(value):
@@ -135,10 +140,10 @@ def category_parser(
         text = clean_category(value)
         if text is None:
             return None
-        found = known.get(text.casefold() if ignore_case else text)
-        if found is None and WHOLE.fullmatch(text):
-            found = known.get(text.partition(".")[0])
-        return text if found is None else found
+        listed = known.get(text.casefold() if ignore_case else text)
+        if listed is None and WHOLE.fullmatch(text):
+            listed = known.get(text.partition(".")[0])
+        return text if listed is None else listed
 
     return parse
 
@@ -148,7 +153,7 @@ def value_parser(
     ignore_case: bool,
     from_text: bool,  # a number may be written as text, as in CSV
 ) -> Callable[[object], float | int | str | None]:  # a cell -> its value
-    "What reads the cells of a column; it raises ValueError with the reason when a cell has not the column's type"
+    "Return a function that reads cells of a column. It raises ValueError if a cell has another type."
     if column["type"] == "date":
         return parse_date
     if column["categories"]:
@@ -157,12 +162,12 @@ def value_parser(
 
 
 def limits_of(column: Mapping) -> tuple[float, float]:
-    "The smallest and the largest number that a request may have"
+    "Return the smallest and the largest number that a request may have."
     return tuple(column["range"] or (-LARGEST, LARGEST))
 
 
 def longest_of(column: Mapping) -> int:
-    "How many characters a text in a request may have"
+    "Return how many characters a text in a request may have."
     return max([LONGEST, *map(len, column["categories"] or ())])
 
 
@@ -171,10 +176,12 @@ def value_reader(
     ignore_case: bool,
     from_text: bool = False,  # a number may be written as text, as in CSV
 ) -> Callable[[object], float | int | str | None]:  # a cell -> its value
-    "What reads the cells of a column in a request; it raises ValueError with the reason when the contract does not allow one"
-    parse, required = value_parser(column, ignore_case, from_text), column["required"]
+    "Return a function that reads cells of a request. It raises ValueError if the contract does not allow one."
+    parse = value_parser(column, ignore_case, from_text)
+    required = column["required"]
     low, high = limits_of(column)
-    longest, listed = longest_of(column), frozenset(column["categories"] or ())
+    longest = longest_of(column)
+    listed = frozenset(column["categories"] or ())
     kind = int if column["type"] == "integer" else float
 
     def read_number(value):
@@ -205,7 +212,7 @@ def value_reader(
 
 # %% ../nbs/predict.ipynb #predict-009
 def inputs_of(plan: Sequence[Mapping]) -> list[str]:  # in the plan's order
-    "The columns that a plan reads"
+    "Return the columns that a plan reads."
     return [feature["name"] for feature in plan if feature["kind"] != "derived"]
 
 
@@ -214,25 +221,21 @@ def reader(
 ) -> Callable[
     [object], float
 ]:  # a value as in the ledger or a request -> its number, NaN where unknown
-    "How an input becomes a number"
+    "Return a function that turns an input into a number."
     if feature["kind"] == "number":
         return lambda value: math.nan if value is None else float(value)
     if feature["kind"] == "date":
         return lambda value: (
             12.0 * int(value[:4]) + int(value[5:7]) if value else math.nan
         )  # months on one line
-    fold, codes = (
-        feature["ignore_case"],
-        {text: float(code) for text, code in feature["codes"].items()},
-    )
-    missing, unknown = (
-        math.nan if feature[name] is None else float(feature[name])
-        for name in ("missing", "unknown")
-    )
+    ignore_case = feature["ignore_case"]
+    codes = {text: float(code) for text, code in feature["codes"].items()}
+    missing = math.nan if feature["missing"] is None else float(feature["missing"])
+    unknown = math.nan if feature["unknown"] is None else float(feature["unknown"])
 
     @lru_cache(maxsize=1024, typed=True)
     def read(value):
-        text = clean_category(value, fold)
+        text = clean_category(value, ignore_case)
         return missing if text is None else codes.get(text, unknown)
 
     return read
@@ -242,7 +245,7 @@ def deriver(
     feature: Mapping,  # of the plan: a derived one
     place: Mapping[str, int],  # where the features above it are in a row
 ) -> Callable[[list[float]], float]:  # what is done of the row -> its number
-    "How a derived feature is computed"
+    "Return a function that computes a derived feature."
     if "sum" in feature:
         parts = [(place[name], weight) for name, weight in feature["sum"].items()]
         return lambda row: sum([weight * row[i] for i, weight in parts])
@@ -260,13 +263,11 @@ def row_encoder(
 ) -> Callable[
     [Sequence], list[float]
 ]:  # values of the inputs, in the plan's order -> n_features numbers
-    "The plan, made ready to encode houses one after the other"
+    "Return a function that encodes one house by the plan."
     inputs = inputs_of(plan)
-    place, readers, derivers = (
-        {name: i for i, name in enumerate(inputs)},
-        [reader(f) for f in plan[: len(inputs)]],
-        [],
-    )
+    place = {name: i for i, name in enumerate(inputs)}
+    readers = [reader(feature) for feature in plan[: len(inputs)]]
+    derivers = []
     for feature in plan[len(inputs) :]:
         derivers.append(deriver(feature, place))
         place[feature["name"]] = len(place)
@@ -286,7 +287,7 @@ def encode(
     ],  # column -> (n,) values; a column that is left out is missing
     plan: Sequence[Mapping],  # from `feature_plan`
 ) -> np.ndarray:  # (n, n_features) float32
-    "The feature matrix of a table, by the plan"
+    "Return the feature matrix of a table."
     n = len(next(iter(table.values()))) if isinstance(table, dict) else len(table)
     columns = [table[name] if name in table else [None] * n for name in inputs_of(plan)]
     return np.array([*map(row_encoder(plan), zip(*columns))], dtype=np.float32).reshape(
@@ -298,22 +299,43 @@ def encode(
 def swapped(
     house: Mapping, typical: Mapping, columns: Sequence[str]
 ) -> list[dict]:  # 2 + 2 len(columns) houses
-    "The typical house and this one; then both again for each column, with its value taken from the other"
+    "Return the typical house and this one; then each again with one column of the other."
+    rows = [typical, house]
+    for base, other in ((typical, house), (house, typical)):
+        for name in columns:
+            rows.append({**base, name: other.get(name)})
+    return rows
 
-    def put(base, other, name):
-        return {**base, name: other.get(name)}
 
+def differing_columns(
+    house: Mapping, typical: Mapping, plan: Sequence[Mapping]
+) -> list[str]:
+    "Return the columns whose numbers differ between two houses."
+    names = inputs_of(plan)
+    rows = [house, typical]
+    ours, theirs = encode(columns_of(rows, names), plan)
     return [
-        typical,
-        house,
-        *(put(typical, house, name) for name in columns),
-        *(put(house, typical, name) for name in columns),
+        name
+        for name, a, b in zip(names, ours, theirs)
+        if not np.array_equal(a, b, equal_nan=True)
     ]
+
+
+def columns_of(rows: Sequence[Mapping], names: Sequence[str]) -> dict[str, list]:
+    "Return houses as columns."
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def money_per_log(low: float, high: float) -> float:
+    "Return the money that one unit of log price is worth between two log prices."
+    if abs(high - low) > 1e-9:
+        return (math.exp(high) - math.exp(low)) / (high - low)
+    return math.exp(high)
 
 
 def contributions(
     house: Mapping[str, object],  # column -> value, as in a request
-    typical: Mapping[str, object],  # the house to compare with, likewise
+    typical: Mapping[str, object],  # the house to compare with
     plan: Sequence[Mapping],  # of the model
     log_price_of: Callable[
         [np.ndarray], np.ndarray
@@ -321,58 +343,44 @@ def contributions(
     most: int
     | None = None,  # columns named, by size; the others are added up. All when not given
 ) -> dict:  # price, typical_price, columns (name, value, typical, money, percent), others, remainder; money
-    """What pushed the price of a house up or down against a typical house, in money that adds up.
+    """Return what pushed the price of a house up or down against a typical house, in money that adds up.
 
-    Each column is the mean of putting it into the typical house and of taking it out of this one: its Shapley value, if columns
-    work together in pairs at most. `remainder` is what three or more do together. It explains the model, not the market: columns
-    that always go together (two floors, one year of building and one of the garage) share what they move, in a way that depends on the model, and some
-    of the houses it asks about could never be built. One batch of two rows a column that differs, and two more."""
-    names = inputs_of(plan)
-    ours, theirs = (
-        encode({name: [home.get(name)] for name in names}, plan)[0]
-        for home in (house, typical)
-    )
-    moved = [
-        f["name"]
-        for f, a, b in zip(plan, ours, theirs)
-        if f["name"] in {*names} and not np.array_equal(a, b, equal_nan=True)
-    ]
+    Each column is the mean of putting it into the typical house and of taking it out of
+    this one: its Shapley value, if columns work together in pairs at most. `remainder`
+    is what three or more do together. It explains the model, not the market: columns
+    that always go together (two floors, one year of building and one of the garage)
+    share what they move in a way that depends on the model, and some of the houses that
+    are priced for it could never be built.
+
+    The model prices one batch: two rows a column that differs, and two more.
+    """
+    moved = differing_columns(house, typical, plan)
     rows = swapped(house, typical, moved)
-    logs = np.asarray(
-        log_price_of(
-            encode({name: [row.get(name) for row in rows] for name in names}, plan)
-        ),
-        dtype=float,
-    ).ravel()
-    (base, top), first, last = (
-        logs[:2],
-        logs[2 : 2 + len(moved)],
-        logs[2 + len(moved) :],
-    )
-    share = ((first - base) + (top - last)) / 2
-    money = (
-        (math.exp(top) - math.exp(base)) / (top - base)
-        if abs(top - base) > 1e-9
-        else math.exp(top)
-    )  # of one unit of log price
-    order = sorted(range(len(moved)), key=lambda i: -abs(share[i]))
-    listed, rest = (order, []) if most is None else (order[:most], order[most:])
+    X = encode(columns_of(rows, inputs_of(plan)), plan)
+    logs = np.asarray(log_price_of(X), dtype=float).ravel()
+    base, top = logs[:2]
+    put_in, taken_out = logs[2 : 2 + len(moved)], logs[2 + len(moved) :]
+    shares = ((put_in - base) + (top - taken_out)) / 2
+    money = money_per_log(base, top)
+    order = sorted(range(len(moved)), key=lambda i: -abs(shares[i]))
+    named = order if most is None else order[:most]
     columns = [
         {
             "name": moved[i],
             "value": house.get(moved[i]),
             "typical": typical.get(moved[i]),
-            "money": float(share[i] * money),
-            "percent": float(100 * math.expm1(share[i])),
+            "money": float(shares[i] * money),
+            "percent": float(100 * math.expm1(shares[i])),
         }
-        for i in listed
+        for i in named
     ]
+    others = sum(shares[i] for i in order[len(named) :])
     return {
         "price": math.exp(top),
         "typical_price": math.exp(base),
         "columns": columns,
-        "others": float(sum(share[i] for i in rest) * money),
-        "remainder": float((top - base - share.sum()) * money),
+        "others": float(others * money),
+        "remainder": float((top - base - shares.sum()) * money),
     }
 
 
@@ -381,7 +389,7 @@ def standard_steps(
     X: np.ndarray,  # (n_houses, n_features)
     ridge: Mapping,  # columns, and of each its typical value, mean and scale
 ) -> np.ndarray:  # (n_houses, n_columns), -3 to 3
-    "How many standard deviations each feature lies from its mean; a missing one is typical"
+    "Return how many standard deviations each feature lies from its mean. A missing one is typical."
     values = X[:, ridge["columns"]].astype(np.float64)
     return np.clip(
         (np.where(np.isnan(values), ridge["typical"], values) - ridge["mean"])
@@ -395,7 +403,7 @@ def spread(
     X: np.ndarray,  # (n_houses, n_features)
     calibration: Mapping,  # from the stage `train`
 ) -> np.ndarray:  # (n_houses,) size of an error, as a share of the price
-    "By how much each price is likely to be wrong"
+    "Return by how much each price is likely to be wrong."
     ridge = calibration["spread"]
     return np.exp(
         ridge["base"] + (standard_steps(X, ridge) * ridge["weight"]).sum(axis=1)
@@ -408,7 +416,7 @@ def interval(
     X: np.ndarray,  # (n_houses, n_features)
     calibration: Mapping,  # from the stage `train`
 ) -> tuple[np.ndarray, np.ndarray]:  # low, high, (n_houses,) each, money
-    "Limits that shall hold the price, with the calibration's `level` as their share of hits"
+    "Return limits that hold the price as often as the calibration's `level` says."
     predicted = np.asarray(log_price, dtype=np.float64)[:, None]
     distance = (
         spread(X, calibration)[:, None] * calibration["reach"]

@@ -9,35 +9,36 @@ __all__ = [
     "NBDEV_NAMES",
     "OWN_IMPORT",
     "PACKAGE",
-    "NEEDS",
-    "DATA",
+    "REQUIREMENTS",
+    "MODEL_FILES",
+    "TEMPLATES",
     "DOCKERIGNORE",
-    "crowned",
+    "promoted_version",
     "one_line",
-    "markdown",
+    "escape_markdown",
     "slug",
     "templates",
-    "filled",
+    "render",
     "packaged_source",
     "program_files",
     "program_of",
     "pinned",
-    "measured",
+    "first_evaluation",
     "release_note",
+    "read_inputs",
     "write_project",
     "write_release",
     "trial_houses",
-    "in_pieces",
+    "split_requests",
     "check_prices",
     "refusal",
-    "references",
     "check_openapi",
     "check_server",
-    "is_sound",
+    "is_intact",
     "publish",
     "generate",
     "deploy",
-    "serve_holds",
+    "is_live",
     "run_serve",
 ]
 
@@ -56,6 +57,7 @@ from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from . import engine, migrations, predict, prediction_log
 from .contract import Contract, as_contract, load_contract
@@ -91,42 +93,44 @@ from housemlops.settings import (
 
 
 # %% ../nbs/serve.ipynb #serve-008
-def crowned(
+def promoted_version(
     mlflow,
     receipt: dict,  # of the stage `promote`, with a champion
 ):  # -> ModelVersion
-    "The version that a receipt calls champion; WorkbookError when the registry has another model under its number"
+    "Return the champion that a receipt names. Raise WorkbookError if the registry has another model under its number."
     version = mlflow.MlflowClient().get_model_version(
         receipt["model_name"], receipt["champion_version"]
     )
-    if version.tags["model_sha256"] == receipt["champion_sha256"]:
-        return version
-    raise WorkbookError(
-        f"{version.name} version {version.version} is not the model that was promoted: run the stage `promote` again (`housemlops run --force promote`)"
-    )
+    if version.tags["model_sha256"] != receipt["champion_sha256"]:
+        raise WorkbookError(
+            f"{version.name} version {version.version} is not the model that was "
+            "promoted: run the stage `promote` again "
+            "(`housemlops run --force promote`)"
+        )
+    return version
 
 
 # %% ../nbs/serve.ipynb #serve-011
 def one_line(text: object) -> str:
-    "A text in one line, without characters that cannot be seen"
+    "Return a text in one line, without characters that cannot be seen."
     shown = (char if char.isprintable() else " " for char in str(text))
     return " ".join("".join(shown).split())
 
 
-def markdown(text: object) -> str:
-    "A text as Markdown that shows it, and does nothing else"
+def escape_markdown(text: object) -> str:
+    "Return Markdown that shows a text, and does nothing else."
     return re.sub(r"([\\`*_{}\[\]<>&|~#$])", r"\\\1", one_line(text))
 
 
 def slug(text: object) -> str:
-    "A text as a name that needs no quotes in a shell, such as that of an image"
+    "Return a name that needs no quotes in a shell, such as that of an image."
     return re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-._")
 
 
 @cache
 def templates() -> Environment:
-    "The templates of the generated project; HTML is escaped"
-    jinja = Environment(
+    "Return the templates of the generated project. HTML is escaped."
+    environment = Environment(
         loader=FileSystemLoader(Path(predict.__file__).with_name("templates")),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
@@ -134,17 +138,15 @@ def templates() -> Environment:
         lstrip_blocks=True,
         autoescape=lambda name: ".html" in name,
     )
-    jinja.filters |= {
-        "literal": repr,
-        "markdown": markdown,
-        "one_line": one_line,
-        "slug": slug,
-    }
-    return jinja
+    environment.filters["literal"] = repr
+    environment.filters["markdown"] = escape_markdown
+    environment.filters["one_line"] = one_line
+    environment.filters["slug"] = slug
+    return environment
 
 
-def filled(template: str, **values: object) -> str:
-    "A template of the generated project, filled in"
+def render(template: str, **values: object) -> str:
+    "Render a template of the generated project."
     return templates().get_template(f"{template}.jinja").render(values)
 
 
@@ -203,7 +205,7 @@ def program_files(contract: Contract) -> dict[str, str]:  # path -> text
     columns = contract.model_dump(mode="json", include={"columns", "ignore_case"})
     text = json.dumps([files, columns], sort_keys=True)
     program = hashlib.sha256(text.encode()).hexdigest()
-    return files | {"app.py": filled("app.py", contract=contract, program=program)}
+    return files | {"app.py": render("app.py", contract=contract, program=program)}
 
 
 def program_of(files: dict[str, str]) -> str:  # SHA-256
@@ -212,7 +214,7 @@ def program_of(files: dict[str, str]) -> str:  # SHA-256
 
 
 # %% ../nbs/serve.ipynb #serve-022
-NEEDS = (
+REQUIREMENTS = (
     "alembic",
     "fastapi",
     "fastapi-offline",
@@ -229,24 +231,22 @@ NEEDS = (
 
 @cache
 def pinned(names: tuple[str, ...]) -> list[str]:  # lines of a requirements file, sorted
-    "Distributions and all that they need, at the versions installed here"
-    found, waiting = {}, list(names)
+    "Return distributions and all that they need, at the versions installed here."
+    versions, waiting = {}, list(names)
     while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
+        name = canonicalize_name(waiting.pop())
+        if name in versions:
             continue
-        found[name] = metadata.version(name)
-        needs = [Requirement(line) for line in metadata.requires(name) or ()]
-        waiting += [
-            need.name
-            for need in needs
-            if need.marker is None or need.marker.evaluate({"extra": ""})
-        ]
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+        versions[name] = metadata.version(name)
+        for line in metadata.requires(name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                waiting.append(needed.name)
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
 # %% ../nbs/serve.ipynb #serve-025
-DATA = (
+MODEL_FILES = (
     "graph.onnx",
     "plan.json",
     "interval.json",
@@ -254,20 +254,28 @@ DATA = (
     "proof.json",
     "example.json",
     "contract.json",
-)  # from the model, byte for byte
+)
+TEMPLATES = (
+    "page.html",
+    "requirements.txt",
+    "Dockerfile",
+    "README.md",
+    "test_server.py",
+)
 DOCKERIGNORE = (  # leaves out the log and .venv
     "*\n!*.py\n!page.html\n!requirements.txt\n!serving\n!model\n**/__pycache__\n"
 )
 
 
-def measured(mlflow, sha256: str) -> dict:  # metrics, card
-    "The figures and the card of a model, as its first evaluation left them in MLflow"
+def first_evaluation(mlflow, sha256: str) -> dict:  # metrics, card
+    "Return the metrics and the card of a model, as its first evaluation left them in MLflow."
     runs = mlflow.search_runs(
         experiment_names=[settings().mlflow.experiment],
         output_format="list",
         max_results=1,
         order_by=["attributes.start_time ASC"],
-        filter_string=f"tags.model_sha256 = '{sha256}' and attributes.run_name = 'train' and metrics.test_mae >= 0",
+        filter_string=f"tags.model_sha256 = '{sha256}' and "
+        "attributes.run_name = 'train' and metrics.test_mae >= 0",
     )
     if not runs:
         return {"metrics": {}, "card": ""}
@@ -281,7 +289,7 @@ def measured(mlflow, sha256: str) -> dict:  # metrics, card
             f"{runs[0].info.artifact_uri}/evaluate/card.md"
         )
     except Exception:
-        card = ""  # MLflow names no error of its own for an artifact that is not there
+        card = ""  # MLflow has no error of its own for a missing artifact
     return {"metrics": metrics, "card": card}
 
 
@@ -290,7 +298,7 @@ def release_note(
     contract: Contract,
     source: dict,  # metadata of the model
 ) -> dict:
-    "What a release is, and where it came from"
+    "Describe a release and where it came from."
     return {
         "title": contract.title,
         "target": contract.target,
@@ -303,83 +311,78 @@ def release_note(
     }
 
 
+def read_inputs(path: Path, contract: Contract) -> dict:
+    "Read a house of a model's files, and keep the columns that a request may have."
+    house = read_json(path)
+    return {column: house.get(column) for column in contract.inputs}
+
+
 def write_project(
     folder: Path,  # exists, empty
-    artifacts: Path,  # folder with the files of DATA
+    artifacts: Path,  # folder with the MODEL_FILES
     contract: Contract,
     note: dict,  # from `release_note`
-    known: dict,  # metrics and card, from `measured`
+    evaluation: dict,  # from `first_evaluation`
 ) -> None:
-    "Write a server: the program, the model's files, and a note with the SHA-256 of each"
-    example, typical = (
-        {column: house.get(column) for column in contract.inputs}
-        for house in (
-            read_json(artifacts / f"{name}.json") for name in ("example", "typical")
-        )
-    )
+    "Write a server: the program, the model's files, and a note with the SHA-256 of each."
     (folder / "model").mkdir()
-    for name in DATA:
+    for name in MODEL_FILES:
         shutil.copy(artifacts / name, folder / "model" / name)
-    files = {name: file_sha256(folder / "model" / name) for name in DATA}
-    program = program_files(contract)
+    files = {name: file_sha256(folder / "model" / name) for name in MODEL_FILES}
+    texts = program_files(contract)
     note = note | {
         "contract": files["contract.json"][:12],
-        "program": program_of(program),
+        "program": program_of(texts),
         "files": files,
     }
-    told = {
+    values = {
         "contract": contract.model_dump(mode="json"),
         "note": note,
-        "requirements": pinned(NEEDS),
-        "example": example,
-        "typical": typical,
+        "requirements": pinned(REQUIREMENTS),
+        "example": read_inputs(artifacts / "example.json", contract),
+        "typical": read_inputs(artifacts / "typical.json", contract),
         "psycopg": metadata.version("psycopg"),
         "options": options.Options.model_fields,
     }
-    texts = program | {
-        name: filled(name, **told)
-        for name in (
-            "page.html",
-            "requirements.txt",
-            "Dockerfile",
-            "README.md",
-            "test_server.py",
-        )
-    }
+    for name in TEMPLATES:
+        texts[name] = render(name, **values)
     texts[".dockerignore"] = DOCKERIGNORE
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(text, encoding="utf-8")
-    write_json(folder / "model/release.json", note | known)
+    write_json(folder / "model/release.json", note | evaluation)
 
 
 def write_release(
     folder: Path,  # exists, empty
     model: Path,  # MLflow model folder of the champion
     version,  # ModelVersion of the champion
-    known: dict,  # metrics and card, from `measured`
+    evaluation: dict,  # from `first_evaluation`
 ) -> None:
-    "Write the server of a champion, from what the champion carries"
+    "Write the server of a champion from the files of its model."
     from mlflow.models import get_model_info
 
     artifacts = model / "artifacts"
-    if lacking := [name for name in DATA if not (artifacts / name).exists()]:
-        raise WorkbookError(
-            f"{version.name} version {version.version} carries no {lacking[0]}, as models of an earlier workbook: make a newer version champion (`housemlops promote dev/<number> --why ...`)"
-        )
+    for name in MODEL_FILES:
+        if not (artifacts / name).exists():
+            raise WorkbookError(
+                f"{version.name} version {version.version} carries no {name}, as "
+                "models of an earlier workbook: make a newer version champion "
+                "(`housemlops promote dev/<number> --why ...`)"
+            )
     contract = as_contract(
         read_json(artifacts / "contract.json"),
         f"The contract of {version.name} version {version.version}",
     )
     note = release_note(version, contract, get_model_info(str(model)).metadata)
-    write_project(folder, artifacts, contract, note, known)
+    write_project(folder, artifacts, contract, note, evaluation)
 
 
 # %% ../nbs/serve.ipynb #serve-032b
 def trial_houses(
     contract: Contract, example: dict
 ) -> dict[str, dict]:  # what is tried -> house
-    "The example, one house for each listed category, and one at each end of each range"
+    "Return the example, one house for each listed category, and one at each end of each range."
     given = {name: value for name, value in example.items() if value is not None}
     houses = {"the example": given}
     for name in contract.inputs:
@@ -392,25 +395,25 @@ def trial_houses(
     return houses
 
 
-def in_pieces(
+def split_requests(
     houses: dict[str, dict], most_rows: int = 500, most_bytes: int = 500_000
 ) -> Iterator[dict[str, dict]]:
-    "Houses in pieces that fit into one request"
-    piece, size = {}, 0
+    "Yield houses in parts that fit into one request."
+    part, size = {}, 0
     for what, house in houses.items():
         length = len(json.dumps(house))
-        if piece and (len(piece) == most_rows or size + length > most_bytes):
-            yield piece
-            piece, size = {}, 0
-        piece[what] = house
+        if part and (len(part) == most_rows or size + length > most_bytes):
+            yield part
+            part, size = {}, 0
+        part[what] = house
         size += length
-    yield piece
+    yield part
 
 
 def check_prices(url: str, contract: Contract, example: dict) -> None:
-    "Ask a server for the trial houses; WorkbookError when one has no sound price"
-    for piece in in_pieces(trial_houses(contract, example)):
-        asked, body = list(piece), {"houses": list(piece.values())}
+    "Price the trial houses. Raise WorkbookError if a price is not possible."
+    for part in split_requests(trial_houses(contract, example)):
+        asked, body = list(part), {"houses": list(part.values())}
         status, answer = ask(f"{url}/predict/batch", body, timeout=60)
         if status != 200:
             raise WorkbookError(refusal(asked, status, answer))
@@ -419,12 +422,12 @@ def check_prices(url: str, contract: Contract, example: dict) -> None:
             finite = math.isfinite(low) and math.isfinite(high)
             if not (finite and price > 0 and low <= price <= high):
                 raise WorkbookError(
-                    f"The generated server prices {what} at {price} between {low} and {high}, which cannot be"
+                    f"The generated server prices {what} at {price} between {low} and {high}, which is impossible"
                 )
 
 
 def refusal(asked: list[str], status: int, answer: object) -> str:
-    "What a server refused and why, in one sentence"
+    "Say in one sentence what a server refused and why."
     detail = answer.get("detail") if isinstance(answer, dict) else answer
     first = detail[0] if isinstance(detail, list) and detail else {}
     place = first.get("loc", ())  # such as body, houses, 3, area
@@ -435,19 +438,8 @@ def refusal(asked: list[str], status: int, answer: object) -> str:
     return f"The generated server does not price {what}: {why} (status {status})"
 
 
-def references(part: object) -> Iterator[str]:
-    "Every `$ref` in a JSON document"
-    if isinstance(part, dict):
-        if isinstance(part.get("$ref"), str):
-            yield part["$ref"]
-        part = list(part.values())
-    if isinstance(part, list):
-        for inner in part:
-            yield from references(inner)
-
-
 def check_openapi(document: dict, contract: Contract) -> None:
-    "WorkbookError when a server's OpenAPI document is not valid or lacks a column of the contract"
+    "Raise WorkbookError if an OpenAPI document is not valid or lacks a column of the contract."
     from fastapi.openapi.models import OpenAPI
     from jsonschema_rs import meta
 
@@ -456,23 +448,24 @@ def check_openapi(document: dict, contract: Contract) -> None:
         schemas = document["components"]["schemas"]
         for schema in schemas.values():
             meta.validate(schema)
-        for reference in references(document["paths"]):
-            place, _, name = reference.rpartition("/")
-            if place != "#/components/schemas" or name not in schemas:
+        for reference in re.findall(r'"\$ref": "([^"]*)"', json.dumps(document)):
+            if reference not in {f"#/components/schemas/{name}" for name in schemas}:
                 raise KeyError(reference)
         fields = set(schemas["House"]["properties"])
     except (KeyError, ValueError) as error:
         raise WorkbookError(
-            f"The OpenAPI document of the generated server is not valid: {one_line(error)[:200]}"
+            "The OpenAPI document of the generated server is not valid: "
+            f"{one_line(error)[:200]}"
         ) from None
-    if fields != {*contract.inputs}:
+    if fields != set(contract.inputs):
+        lacking = sorted(set(contract.inputs) - fields)
         raise WorkbookError(
-            f"The OpenAPI document of the generated server lacks {sorted({*contract.inputs} - fields)}"
+            f"The OpenAPI document of the generated server lacks {lacking}"
         )
 
 
 def check_server(server: Path) -> None:
-    "Start a generated server and ask it what it will be asked; WorkbookError says what it cannot do"
+    "Start a generated server and send it requests. Raise WorkbookError if it fails."
     contract, example = (
         read_json(server / f"model/{name}.json") for name in ("contract", "example")
     )
@@ -488,18 +481,18 @@ def check_server(server: Path) -> None:
 
 
 # %% ../nbs/serve.ipynb #serve-027
-def is_sound(release: Path) -> bool:
-    "Whether a release is there, and its files have the hash that is its name"
+def is_intact(release: Path) -> bool:
+    "Return whether a release is there, and its files have the hash that is its name."
     return release.exists() and folder_sha256(release)[:12] == release.name
 
 
 def publish(server: Path) -> Path:  # the release
-    "Copy a generated server to the releases and make it the current one; WorkbookError, and nothing changes, when it does not pass `check_server`"
+    "Make a generated server the current release. Raise WorkbookError, and change nothing, if it fails its check."
     home, name = serve_folder(), folder_sha256(server)[:12]
     release, link = home / "releases" / name, home / f".current-{os.getpid()}"
     if (home / "current").resolve() != release.resolve():
         check_server(server)
-    if not is_sound(release):
+    if not is_intact(release):
         with whole_folder(release) as draft:
             shutil.copytree(server, draft, dirs_exist_ok=True)
     link.unlink(missing_ok=True)
@@ -513,30 +506,30 @@ def generate(
     version,  # ModelVersion
     folder: Path,  # exists, empty
 ) -> None:
-    "Write the server of a registered version, its files downloaded and checked"
+    "Write the server of a registered version from its downloaded and checked files."
     with TemporaryDirectory() as downloads:
         write_release(
             folder,
             download(mlflow, version, Path(downloads)),
             version,
-            measured(mlflow, version.tags["model_sha256"]),
+            first_evaluation(mlflow, version.tags["model_sha256"]),
         )
 
 
 def deploy(mlflow, version) -> Path:  # the release
-    "Generate the server of a registered version, and make it the live one"
+    "Generate the server of a registered version, and make it the current release."
     with TemporaryDirectory() as folder:
         generate(mlflow, version, Path(folder))
         return publish(Path(folder))
 
 
-def serve_holds(build: Path) -> bool:
-    "Whether the live release is the one in build/serve, byte for byte"
+def is_live(build: Path) -> bool:
+    "Return whether the current release is the one in build/serve, byte for byte."
     server, current = Path(build) / "serve", serve_folder() / "current"
     if not (server / "app.py").exists():
         return True
     release = current.resolve()
-    return folder_sha256(server)[:12] == release.name and is_sound(release)
+    return folder_sha256(server)[:12] == release.name and is_intact(release)
 
 
 # %% ../nbs/serve.ipynb #serve-029
@@ -544,24 +537,16 @@ def run_serve(
     build: Path,  # folder of the stages' outputs
     dataset: str,
 ) -> dict:  # the release note
-    "Generate the champion's server in build/serve and make it the live one"
-    build, mlflow, receipt = (
-        Path(build),
-        tracking(),
-        read_json(Path(build) / "promote/receipt.json"),
-    )
+    "Generate the champion's server in build/serve and make it the current release."
+    build, mlflow = Path(build), tracking()
+    receipt = read_json(build / "promote/receipt.json")
     with whole_folder(build / "serve") as folder:
         if receipt["champion_sha256"]:
-            generate(mlflow, crowned(mlflow, receipt), folder)
+            generate(mlflow, promoted_version(mlflow, receipt), folder)
             publish(folder)
         else:
+            title = load_contract(dataset).title
+            note = {"title": title, "version": None, "reasons": receipt["reasons"]}
             (folder / "model").mkdir()
-            write_json(
-                folder / "model/release.json",
-                {
-                    "title": load_contract(dataset).title,
-                    "version": None,
-                    "reasons": receipt["reasons"],
-                },
-            )
+            write_json(folder / "model/release.json", note)
     return read_json(build / "serve/model/release.json")

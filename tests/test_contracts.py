@@ -39,10 +39,10 @@ from housemlops.predict import LARGEST, clean_category
 from housemlops.serve import (
     check_openapi,
     check_server,
-    in_pieces,
     one_line,
     publish,
     release_note,
+    split_requests,
     trial_houses,
     write_project,
 )
@@ -305,7 +305,7 @@ def check_pages(client: TestClient, contract: Contract) -> None:
 
 def check_answers(client: TestClient, contract: Contract, example: dict) -> None:
     "Every way to ask for a price answers, and every listed value is priced as known"
-    for piece in in_pieces(trial_houses(contract, example)):
+    for piece in split_requests(trial_houses(contract, example)):
         answer = client.post("/predict/batch", json={"houses": list(piece.values())})
         assert answer.status_code == 200, answer.text
         for what, found in zip(piece, answer.json()["prices"], strict=True):
@@ -553,7 +553,7 @@ def test_a_server_that_passes_becomes_current(plain, tmp_path, monkeypatch):
 
 def test_pieces_fit_into_a_request():
     houses = {str(i): {"text": "x" * 1000} for i in range(1200)}
-    pieces = [*in_pieces(houses)]
+    pieces = [*split_requests(houses)]
     assert {what: house for piece in pieces for what, house in piece.items()} == houses
     assert all(len(json.dumps([*piece.values()])) < 520_000 for piece in pieces)
     assert max(map(len, pieces)) <= 500

@@ -24,7 +24,7 @@ from housemlops.pipeline.stage import (
     this_process,
 )
 from housemlops.promote import run_promote
-from housemlops.serve import is_sound, publish, serve_holds
+from housemlops.serve import is_intact, is_live, publish
 from housemlops.settings import WorkbookError, folder_sha256, settings, tracking
 
 PROMOTION = {
@@ -146,7 +146,7 @@ def test_promote_refuses_a_training_without_its_notebook_or_data(
 def test_a_damaged_live_release_is_noticed_and_written_anew(made, damage):
     release = (made / "state/serve/current").resolve()
     graph = release / "model/graph.onnx"
-    assert serve_holds(made / "build") and is_sound(release)
+    assert is_live(made / "build") and is_intact(release)
     if damage == "a bit":
         content = bytearray(graph.read_bytes())
         content[len(content) // 2] ^= 1
@@ -155,9 +155,9 @@ def test_a_damaged_live_release_is_noticed_and_written_anew(made, damage):
         graph.unlink()
     else:
         (release / "left-over.txt").write_text("")
-    assert not serve_holds(made / "build")
+    assert not is_live(made / "build")
     assert publish(made / "build/serve") == release
-    assert serve_holds(made / "build") and is_sound(release)
+    assert is_live(made / "build") and is_intact(release)
     assert folder_sha256(release) == folder_sha256(made / "build/serve")
 
 
