@@ -73,7 +73,7 @@ class Watch(threading.Thread):
 
 def clone(folder: Path) -> None:
     "This checkout as it is, without what it has run"
-    from housemlops.orchestrate import snapshot
+    from housemlops.core.repository import snapshot
     from housemlops.settings import WorkbookError
 
     if folder.exists() and any(folder.iterdir()) and not (folder / OWN_CLONE).exists():

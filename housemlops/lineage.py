@@ -44,8 +44,9 @@ from housemlops.model.registry import (
     find_version,
     registered_name,
 )
-from .orchestrate import fill_workspace, run_environment
 from .pipeline.graph import ancestors, graph, pipeline
+from .pipeline.task import run_environment
+from .pipeline.workspace import fill_workspace
 from .prediction_log import LogUnavailable, PredictionLog
 from .processes import run_captured
 from housemlops.promote import (

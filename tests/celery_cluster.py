@@ -20,14 +20,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import redis
 
 from checkout import Checkout
-from housemlops.core.repository import git
-from housemlops.orchestrate import airflow_environment, dvc, live_airflow, place_ledger
+from housemlops.core.repository import dvc, git
 from housemlops.pipeline.remote_workspace import fetch_code, point_dvc
+from housemlops.pipeline.scheduler import airflow_environment, live_airflow
+from housemlops.pipeline.workspace import place_ledger
 from housemlops.processes import end_marked
 from housemlops.settings import params
 
@@ -70,7 +70,7 @@ def wait_until(condition: Callable[[], Any], what: str, limit: float = 180) -> A
     """
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        with suppress(psycopg.OperationalError, httpx.TransportError):
+        with suppress(psycopg.OperationalError, OSError):
             if value := condition():
                 return value
         time.sleep(0.2)
@@ -358,10 +358,14 @@ class CeleryCluster:
 
     # The run
 
-    def api(self, method: str, path: str, body: dict | None = None) -> dict:
+    def api(self, path: str, body: dict | None = None) -> dict:
         """Ask Airflow's API about the lifecycle, again while it is too busy to answer."""
         address = f"dags/house_prices_lifecycle/dagRuns{path}"
-        call = lambda: live_airflow(self.code)(method, address, body)
+
+        def call() -> dict | None:
+            api = live_airflow(self.code)
+            return api and api.call(address, body)
+
         return wait_until(call, path)
 
     def start_run(self, as_of: str) -> dict:
@@ -369,20 +373,20 @@ class CeleryCluster:
         facts = {"commit": self.commit, "branch": "main", "uncommitted": []}
         conf = {"workspace": "run", "as_of": as_of, **facts}
         body = {"dag_run_id": "run", "logical_date": None, "conf": conf}
-        self.api("POST", "", body)
+        self.api("", body)
         return conf
 
     def state(self) -> str:
         """Return the state of the run."""
-        return self.api("GET", "/run")["state"]
+        return self.api("/run")["state"]
 
     def tasks(self) -> list[dict]:
         """Return stage, worker, number of tries and answer of each task that has ended."""
         rows = []
-        for task in self.api("GET", "/run/taskInstances")["task_instances"]:
+        for task in self.api("/run/taskInstances")["task_instances"]:
             stage = task["task_id"]
             path = f"/run/taskInstances/{stage}/xcomEntries/return_value"
-            value = self.api("GET", path)["value"]
+            value = self.api(path)["value"]
             answer = json.loads(value) if isinstance(value, str) else value
             rows.append(
                 {

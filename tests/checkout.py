@@ -15,7 +15,7 @@ from urllib.parse import quote
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from housemlops.orchestrate import snapshot
+from housemlops.core.repository import snapshot
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.pipeline.sample import copy_sample, kept_sample, relocate
 from housemlops.settings import repo_root, settings
@@ -175,7 +175,7 @@ def airflow_database() -> Path:
             environ = {
                 k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")
             }
-            code = "from pathlib import Path; from housemlops.orchestrate import prepare_airflow; prepare_airflow(Path.cwd())"
+            code = "from pathlib import Path; from housemlops.pipeline.scheduler import prepare_airflow; prepare_airflow(Path.cwd())"
             subprocess.run(
                 [sys.executable, "-c", code],
                 cwd=ROOT,

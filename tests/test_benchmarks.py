@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from checkout import ROOT
-from housemlops.orchestrate import snapshot
+from housemlops.core.repository import snapshot
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py"))
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>

@@ -17,16 +17,15 @@ from housemlops import cli
 from housemlops.commands import application, completion, models, workbook
 from housemlops.lineage import compared
 from housemlops.operations import doctor
-from housemlops.orchestrate import (
-    champion_version,
-    check_finished,
-    print_summary,
-    served_prediction,
-    stage_outcomes,
-    summarise,
-)
+from housemlops.pipeline.lifecycle import check_finished, stage_outcomes
 from housemlops.pipeline.notebook import StageFailed
 from housemlops.pipeline.sample import copy_sample, kept_sample
+from housemlops.pipeline.summary import (
+    champion_version,
+    print_summary,
+    served_prediction,
+    summarise_run,
+)
 from housemlops.settings import WorkbookError, repo_root
 
 ROOT = repo_root()
@@ -168,7 +167,7 @@ def test_completion_is_silent_where_names_cannot_be_read(typed, tmp_path, monkey
 
 @pytest.mark.slow  # starts the generated server
 def test_run_as_json_is_what_is_printed(checkout, capsys):
-    found = summarise(checkout, checkout)
+    found = summarise_run(checkout, checkout)
     assert json.loads(json.dumps(found)) == found
     known = {"run", "as_of", "git_commit", "git_branch", "uncommitted"}
     assert documented("run") == known | {"stages", "seconds"} | {*found}

@@ -14,9 +14,16 @@ import nbformat
 import pandas as pd
 import pytest
 
-from housemlops import orchestrate
-from housemlops.core.repository import code_lineage, data_md5, git
+from housemlops.core.repository import (
+    code_lineage,
+    data_md5,
+    git,
+    head_commit,
+    snapshot,
+)
+from housemlops.pipeline.dags import build_dag
 from housemlops.pipeline.graph import graph, pipeline
+from housemlops.pipeline.hooks import RETRAINING_ASSET, StageHooks
 from housemlops.pipeline.notebook import StageFailed, without_lessons
 from housemlops.pipeline.parameters import (
     check_parameters,
@@ -25,7 +32,10 @@ from housemlops.pipeline.parameters import (
     read_notebook,
     stage_parameters,
 )
+from housemlops.pipeline.scheduler import airflow_environment
 from housemlops.pipeline.stage import lineage_tags
+from housemlops.pipeline.task import repro, run_in_workspace
+from housemlops.pipeline.workspace import finish_workspace, make_workspace
 from housemlops.settings import WorkbookError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +99,7 @@ def no_note(*_, **__):
 
 
 def workspace(house, name, edits=True):
-    return orchestrate.make_workspace(house, name, "2010-08", edits)
+    return make_workspace(house, name, "2010-08", edits)
 
 
 def untouched(house):
@@ -130,7 +140,7 @@ def insert_cell(notebook, source, at=-1):
 @pytest.fixture(scope="module")
 def dags(tmp_path_factory):
     os.environ["HOUSEMLOPS_PATHS_STATE"] = str(tmp_path_factory.mktemp("state"))
-    os.environ.update(orchestrate.airflow_environment(ROOT))
+    os.environ.update(airflow_environment(ROOT))
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(ROOT / "dags", safe_mode=True)
@@ -179,7 +189,7 @@ def test_dags_are_scheduled_and_documented(dags):
     assert [
         asset.name
         for asset in dags["house_prices_retrain"].timetable.asset_condition.objects
-    ] == [orchestrate.ASKED]
+    ] == [RETRAINING_ASSET]
     assert dags["house_prices_retrain"].max_active_runs == 1
     assert not dags["house_prices_lifecycle"].timetable.can_be_scheduled
     assert all(
@@ -199,7 +209,7 @@ def test_only_the_last_stage_of_a_month_waits_for_the_month_before_and_asks(dags
         for dag in dags.values()
         for task in dag.tasks
         for outlet in task.outlets
-    ] == [orchestrate.ASKED]
+    ] == [RETRAINING_ASSET]
 
 
 def test_learning_comes_before_watching_and_watching_before_preparing(dags):
@@ -216,7 +226,7 @@ def test_learning_comes_before_watching_and_watching_before_preparing(dags):
 def test_the_schedule_ends_where_the_settings_say(monkeypatch, tmp_path):
     monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path))
     monkeypatch.setenv("HOUSEMLOPS_AIRFLOW_UNTIL", "2010-07")
-    assert str(orchestrate.build_dag(ROOT, "until", "watch").end_date)[:7] == "2010-07"
+    assert str(build_dag(ROOT, "until", "watch").end_date)[:7] == "2010-07"
 
 
 def test_every_task_links_to_its_notebook_after_serialisation(dags):
@@ -341,7 +351,7 @@ def test_a_scheduled_run_skips_lessons_and_keeps_the_run_and_its_checks(stage):
 
 
 def test_a_clean_checkout_is_its_own_snapshot(house):
-    assert orchestrate.snapshot(house) == (orchestrate.head_commit(house), [])
+    assert snapshot(house) == (head_commit(house), [])
 
 
 def test_a_run_includes_uncommitted_edits_and_touches_nothing(edits):
@@ -445,7 +455,7 @@ def test_old_finished_workspaces_go(house, monkeypatch):
     made = [workspace(house, f"old-{number}") for number in range(3)]
     for number, work in enumerate(made):
         os.utime(work / "lineage.json", (time.time() + number, time.time() + number))
-        orchestrate.finish_workspace(house, work)
+        finish_workspace(house, work)
     assert [work.exists() for work in made] == [False, True, True]
     assert (house / "var/latest").resolve() == made[-1]
 
@@ -453,7 +463,7 @@ def test_old_finished_workspaces_go(house, monkeypatch):
 def test_a_month_is_finished_without_becoming_the_latest(house):
     latest = (house / "var/latest").resolve()
     work = workspace(house, "month")
-    orchestrate.finish_workspace(house, work, latest=False)
+    finish_workspace(house, work, latest=False)
     assert (work / "finished").exists() and (house / "var/latest").resolve() == latest
 
 
@@ -462,16 +472,12 @@ def test_runs_of_one_snapshot_share_its_code_whatever_is_edited_meanwhile(edits)
     (edits / "params.yaml").write_text(
         (edits / "params.yaml").read_text().replace("test_months: 12", "test_months: 9")
     )
-    taken = orchestrate.snapshot(edits)
-    first = orchestrate.make_workspace(
-        edits, "shared-1", "2009-01", edits=True, taken=taken
-    )
+    taken = snapshot(edits)
+    first = make_workspace(edits, "shared-1", "2009-01", edits=True, taken=taken)
     (edits / "params.yaml").write_text(
         (edits / "params.yaml").read_text().replace("test_months: 9", "test_months: 6")
     )
-    second = orchestrate.make_workspace(
-        edits, "shared-2", "2009-02", edits=True, taken=taken
-    )
+    second = make_workspace(edits, "shared-2", "2009-02", edits=True, taken=taken)
     read = lambda work: {
         path.relative_to(work).as_posix(): path.read_bytes()
         for name in ("nbs", "housemlops")
@@ -489,10 +495,10 @@ def test_runs_of_one_snapshot_share_its_code_whatever_is_edited_meanwhile(edits)
 
 def test_a_folder_without_git_or_commit_is_refused(tmp_path):
     with pytest.raises(WorkbookError, match="not a git checkout"):
-        orchestrate.head_commit(tmp_path)
+        head_commit(tmp_path)
     git("init", root=tmp_path)
     with pytest.raises(WorkbookError, match="no commit yet"):
-        orchestrate.head_commit(tmp_path)
+        head_commit(tmp_path)
 
 
 # Stages that fail
@@ -527,7 +533,7 @@ def test_a_failing_cell_fails_the_stage_and_is_shown(house, capfd):
     work = workspace(house, "failing")
     insert_cell(work / "nbs/ingest.ipynb", "sales_of_tomorrow = 1/0")
     with pytest.raises(StageFailed, match="ZeroDivisionError: division by zero"):
-        orchestrate.repro(house, work, "ingest", no_note)
+        repro(house, work, "ingest", no_note)
     shown = capfd.readouterr().out
     assert "sales_of_tomorrow = 1/0" in shown and "ZeroDivisionError" in shown
     assert (work / "reports/ingest.failed.ipynb").exists() and not (
@@ -545,7 +551,7 @@ def test_a_failing_cell_fails_the_stage_and_is_shown(house, capfd):
 @pytest.mark.slow
 def test_a_killed_kernel_fails_and_running_again_gives_the_same_bytes(house, capfd):
     calm = workspace(house, "calm")
-    assert orchestrate.repro(house, calm, "ingest", no_note, force=True) == "ran"
+    assert repro(house, calm, "ingest", no_note, force=True) == "ran"
     assert last_run(house)[:2] == ["ingest", "FINISHED"]
     work = workspace(house, "killed")
     whole = (work / "nbs/ingest.ipynb").read_bytes()
@@ -554,10 +560,10 @@ def test_a_killed_kernel_fails_and_running_again_gives_the_same_bytes(house, cap
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     )
     with pytest.raises(StageFailed, match="kernel of nbs/ingest.ipynb died"):
-        orchestrate.repro(house, work, "ingest", no_note)
+        repro(house, work, "ingest", no_note)
     assert last_run(house)[:2] == ["ingest", "FAILED"]
     (work / "nbs/ingest.ipynb").write_bytes(whole)
-    assert orchestrate.repro(house, work, "ingest", no_note, force=True) == "ran"
+    assert repro(house, work, "ingest", no_note, force=True) == "ran"
     assert results(work) == results(calm)
     assert str(house) not in (work / "reports/ingest.html").read_text()
 
@@ -565,18 +571,22 @@ def test_a_killed_kernel_fails_and_running_again_gives_the_same_bytes(house, cap
 @pytest.mark.slow
 def test_another_workspace_restores_from_the_cache(house):
     first = workspace(house, "first")
-    orchestrate.repro(house, first, "ingest", no_note)
+    repro(house, first, "ingest", no_note)
     second = workspace(house, "second")
-    assert orchestrate.repro(house, second, "ingest", no_note) == "restored"
-    assert orchestrate.repro(house, second, "ingest", no_note) == "unchanged"
+    assert repro(house, second, "ingest", no_note) == "restored"
+    assert repro(house, second, "ingest", no_note) == "unchanged"
     assert results(first) == results(second)
 
 
 @pytest.mark.slow
-def test_a_lost_effect_runs_the_stage_again_once(house, monkeypatch, capfd):
+def test_a_lost_effect_runs_the_stage_again_once(house, capfd):
     work, answers = workspace(house, "second"), iter([False])
-    monkeypatch.setattr(orchestrate, "effect_holds", lambda *_: next(answers))
-    assert orchestrate.run_in_workspace(house, work, "ingest", no_note) == "ran"
+
+    class Lost(StageHooks):
+        def effect_holds(self, stage, build):
+            return next(answers)
+
+    assert run_in_workspace(house, work, "ingest", no_note, Lost()) == "ran"
     assert "its effect outside is not" in capfd.readouterr().out
 
 
@@ -587,12 +597,12 @@ def test_a_lost_effect_runs_the_stage_again_once(house, monkeypatch, capfd):
 def test_an_edited_cell_is_used(edits):
     calm = workspace(edits, "before-the-edit")
     for stage in ("ingest", "prepare"):
-        orchestrate.repro(edits, calm, stage, no_note)
+        repro(edits, calm, stage, no_note)
     insert_cell(edits / "nbs/prepare.ipynb", "print('edited', 'by hand')")
     work = workspace(edits, "edited-cell")
     assert code_lineage(work)["uncommitted"] == ["nbs/prepare.ipynb"]
-    assert orchestrate.repro(edits, work, "ingest", no_note) == "restored"
-    assert orchestrate.repro(edits, work, "prepare", no_note) == "ran"
+    assert repro(edits, work, "ingest", no_note) == "restored"
+    assert repro(edits, work, "prepare", no_note) == "ran"
     assert "edited by hand" in (work / "reports/prepare.html").read_text()
     for name in ("train.parquet", "test.parquet", "summary.json"):
         path = Path("build/prepare") / name
@@ -620,7 +630,7 @@ def test_bad_rows_are_quarantined_and_the_run_goes_on(edits):
     edit_sales(edits, spoil)
     work = workspace(edits, "bad-rows")
     for stage in ("ingest", "prepare"):
-        assert orchestrate.repro(edits, work, stage, no_note) == "ran"
+        assert repro(edits, work, stage, no_note) == "ran"
     quarantine, flags = (
         pd.read_csv(work / f"build/prepare/{name}.csv")
         for name in ("quarantine", "flags")
@@ -636,6 +646,6 @@ def test_bad_rows_are_quarantined_and_the_run_goes_on(edits):
 def test_a_missing_column_stops_prepare_in_one_sentence(edits):
     edit_sales(edits, lambda rows: [row.pop("Lot.Area") for row in rows])
     work = workspace(edits, "missing-column")
-    orchestrate.repro(edits, work, "ingest", no_note)
+    repro(edits, work, "ingest", no_note)
     with pytest.raises(StageFailed, match=r"lacks the column `Lot\.Area`"):
-        orchestrate.repro(edits, work, "prepare", no_note)
+        repro(edits, work, "prepare", no_note)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from checkout import ROOT
-from housemlops.orchestrate import repro
 from housemlops.pipeline.notebook import StageFailed
+from housemlops.pipeline.task import repro
 from housemlops.processes import read_lines, run_captured, started
 
 KERNEL = """

@@ -16,12 +16,15 @@ import pytest
 from celery_cluster import PROGRAMS, celery_cluster, wait_until
 
 from checkout import ROOT, STAGES, clone
-from housemlops import orchestrate
+from housemlops.core.repository import snapshot
 from housemlops.model.registry import registered_name
 from housemlops.pipeline import remote, remote_lock, remote_workspace
+from housemlops.pipeline.dags import build_dag
 from housemlops.pipeline.graph import graph, pipeline
 from housemlops.pipeline.notebook import StageFailed
 from housemlops.pipeline.pods import pod_arguments, pod_form
+from housemlops.pipeline.remote_lock import Store
+from housemlops.pipeline.scheduler import airflow_environment
 from housemlops.settings import WorkbookError, params, settings, tracking
 
 
@@ -99,9 +102,9 @@ def test_two_workers_without_a_shared_disk_give_the_same_bytes_and_one_may_die(
 def restore_run(code: Path, workspace: Path, conf: dict) -> Path:
     "Restore all outputs of a run from the DVC remote, into a new workspace."
     remote_workspace.make_ready(code, workspace, conf)
-    stages, chosen = list(graph(pipeline(workspace))), settings(code)
-    place = (tracking(chosen), chosen.mlflow.experiment, workspace, conf["workspace"])
-    remote_lock.take_lock(*place, stages)
+    stages = list(graph(pipeline(workspace)))
+    store = remote_lock.connect_store(code)
+    remote_lock.take_lock(store, workspace, conf["workspace"], stages)
     remote_lock.restore(code, workspace, stages)
     return workspace
 
@@ -123,8 +126,8 @@ def test_stages_before_are_never_run_again(tmp_path, monkeypatch):
             {
                 "workspace": "early",
                 "as_of": "2010-08",
-                "commit": orchestrate.snapshot(ROOT)[0],
-                "uncommitted": orchestrate.snapshot(ROOT)[1],
+                "commit": snapshot(ROOT)[0],
+                "uncommitted": snapshot(ROOT)[1],
             },
             ROOT,
         )
@@ -155,12 +158,12 @@ def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_o
     one, two = tmp_path / "one", tmp_path / "two"
     for state in (one, two):
         (state / "history/2008-05").mkdir(parents=True)
-    assert remote_lock.recall(mlflow, "house", one) == {}
+    assert remote_lock.recall(Store(mlflow, "house"), one) == {}
     (one / remote_lock.LOG).write_bytes(b"first\n")
     (one / "history/2008-05/run.json").write_text("{}")
     (one / "history/2008-05/report.html").write_text("too large to travel")
-    remote_lock.keep(mlflow, "house", one, {})
-    before = remote_lock.recall(mlflow, "house", two)
+    remote_lock.keep(Store(mlflow, "house"), one, {})
+    before = remote_lock.recall(Store(mlflow, "house"), two)
     assert (
         before
         == {remote_lock.LOG: b"first\n", "history/2008-05/run.json": b"{}"}
@@ -168,11 +171,11 @@ def test_the_memory_is_the_registrys_and_the_promotion_log_is_continued_by_one_o
     )
     for state, line in ((one, b"first\nsecond\n"), (two, b"first\nthird\n")):
         (state / remote_lock.LOG).write_bytes(line)
-    remote_lock.keep(mlflow, "house", one, before)
+    remote_lock.keep(Store(mlflow, "house"), one, before)
     with pytest.raises(ConnectionError, match="decide again"):
-        remote_lock.keep(mlflow, "house", two, before)
+        remote_lock.keep(Store(mlflow, "house"), two, before)
     assert (
-        remote_lock.recall(mlflow, "house", two)[remote_lock.LOG]
+        remote_lock.recall(Store(mlflow, "house"), two)[remote_lock.LOG]
         == b"first\nsecond\n"
         == (two / remote_lock.LOG).read_bytes()
     )
@@ -202,12 +205,16 @@ def test_a_task_takes_the_lines_of_its_own_run_only(tmp_path):
                 }
             )
         )
-        remote_lock.hand_on_lock(mlflow, "house", tmp_path, run, "ingest")
+        remote_lock.hand_on_lock(Store(mlflow, "house"), tmp_path, run, "ingest")
     for run, md5 in (("one", "1" * 32), ("two", "3" * 32)):
-        remote_lock.take_lock(mlflow, "house", tmp_path, run, ["ingest", "prepare"])
+        remote_lock.take_lock(
+            Store(mlflow, "house"), tmp_path, run, ["ingest", "prepare"]
+        )
         assert lock() == {"ingest": {"outs": [{"md5": md5}]}}
-    remote_lock.take_lock(mlflow, "house", tmp_path, "three", ["ingest"])
-    assert lock() == {} and len(remote_lock.lock_runs(mlflow, "house", "two")) == 1
+    remote_lock.take_lock(Store(mlflow, "house"), tmp_path, "three", ["ingest"])
+    assert (
+        lock() == {} and len(Store(mlflow, "house").find_runs("dvc.lock", "two")) == 1
+    )
 
 
 # Pods
@@ -225,9 +232,9 @@ def pods(tmp_path_factory):
         "HOUSEMLOPS_MLFLOW_TRACKING_URI": "http://mlflow.mlflow:5000",
     }.items():
         patch.setenv(name, str(value))
-    for name, value in orchestrate.airflow_environment(ROOT).items():
+    for name, value in airflow_environment(ROOT).items():
         patch.setenv(name, value)
-    dag = orchestrate.build_dag(ROOT)
+    dag = build_dag(ROOT)
     run = type(
         "Run",
         (),
@@ -321,7 +328,7 @@ def test_pods_without_an_image_are_refused():
 
 
 def test_here_the_dag_imports_neither_kubernetes_nor_celery():
-    code = "import sys; from pathlib import Path; from housemlops.orchestrate import build_dag; build_dag(Path.cwd())\nprint([name for name in ('kubernetes', 'celery', 'housemlops.pipeline.remote') if name in sys.modules])"
+    code = "import sys; from pathlib import Path; from housemlops.pipeline.dags import build_dag; build_dag(Path.cwd())\nprint([name for name in ('kubernetes', 'celery', 'housemlops.pipeline.remote') if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

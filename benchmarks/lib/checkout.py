@@ -66,7 +66,7 @@ def fetch_table(dataset: str) -> Path:
     name = f"data/{dataset}.csv"
     if (ROOT / name).exists():
         return ROOT / name
-    from housemlops.orchestrate import dvc
+    from housemlops.core.repository import dvc
     from housemlops.settings import WorkbookError
 
     print(f"{name} is missing: fetching it with DVC.", file=sys.stderr, flush=True)

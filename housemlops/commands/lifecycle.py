@@ -31,7 +31,7 @@ def run(
     as_json: bool = JSON,
 ):
     """Run the whole lifecycle once, including uncommitted edits."""
-    from housemlops.orchestrate import run_lifecycle
+    from housemlops.pipeline.lifecycle import run_lifecycle
 
     def show(result):
         """Print nothing: a run shows its results as they come."""
@@ -78,9 +78,12 @@ def stage_apart(
 
     Airflow's workers and pods call this.
     """
+    from housemlops.operations.loops import hooks_of
     from housemlops.pipeline.remote import stage_apart as run_apart
 
-    typer.echo(f"{name}: {run_apart(name, json.loads(conf))}")
+    facts = json.loads(conf)
+    hooks = hooks_of(facts.get("loop", "all"))
+    typer.echo(f"{name}: {run_apart(name, facts, hooks=hooks)}")
 
 
 @app.command(
@@ -95,7 +98,7 @@ def airflow(context: typer.Context):
 
     For example: housemlops airflow dags test house_prices 2010-01-01
     """
-    from housemlops.orchestrate import prepare_airflow
+    from housemlops.pipeline.scheduler import prepare_airflow
 
     root = repo_root()
     environ = prepare_airflow(root)

@@ -3,10 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from housemlops.processes import run_captured
 from housemlops.settings import WorkbookError
 
 
@@ -73,3 +77,76 @@ def data_md5(root: Path, dataset: str) -> str:
     """Return DVC's hash of a ledger as it is now, or "" when it is not there."""
     ledger = root / f"data/{dataset}.csv"
     return hashlib.md5(ledger.read_bytes()).hexdigest() if ledger.exists() else ""
+
+
+def head_commit(root: Path) -> str:
+    """Return the hash of HEAD.
+
+    Raises:
+        WorkbookError: When the folder is not the top of a checkout, or has no commit.
+    """
+    try:
+        top = git("rev-parse", "--show-toplevel", root=root)
+    except WorkbookError as error:
+        raise WorkbookError(
+            f"{root.name} is not a git checkout that can be read ({error}); a run needs "
+            "one: clone the repository, or run 'git init' and commit."
+        ) from None
+    if Path(top).resolve() != root.resolve():
+        raise WorkbookError(
+            f"{root.name} is a folder inside the git checkout {Path(top).name}; a run "
+            "needs a checkout of its own."
+        )
+    try:
+        return git("rev-parse", "--verify", "HEAD", root=root)
+    except WorkbookError:
+        raise WorkbookError(
+            f"{root.name} has no commit yet; commit once, then run."
+        ) from None
+
+
+def working_tree(root: Path) -> str:
+    """Return the hash of a git tree that holds the checkout as it is now.
+
+    It is written with a copy of the index, so that git status stays as it is.
+    """
+    index = git("rev-parse", "--path-format=absolute", "--git-path", "index", root=root)
+    with TemporaryDirectory() as scratch:
+        copy = shutil.copy(index, scratch)
+        git("add", "--all", root=root, GIT_INDEX_FILE=copy)
+        return git("write-tree", root=root, GIT_INDEX_FILE=copy)
+
+
+def snapshot(root: Path) -> tuple[str, list[str]]:
+    """Commit the checkout as it is now, without changing a branch, the index or a file.
+
+    Returns:
+        The commit, and the files that differ from HEAD.
+    """
+    head, tree = head_commit(root), working_tree(root)
+    differing = git("diff", "--name-only", head, tree, root=root).splitlines()
+    changed = changed_inputs(differing)
+    if not changed:
+        return head, []
+    date = git("show", "-s", "--format=%cI", head, root=root)
+    author = {}
+    for role in ("AUTHOR", "COMMITTER"):
+        author[f"GIT_{role}_NAME"] = "housemlops"
+        author[f"GIT_{role}_EMAIL"] = "housemlops@localhost"
+        author[f"GIT_{role}_DATE"] = date
+    message = "Snapshot of uncommitted edits"
+    command = ["commit-tree", tree, "-p", head, "-m", message]
+    return git(*command, root=root, **author), changed
+
+
+def dvc(*arguments: str, root: Path) -> None:
+    """Run a DVC command, without showing its output.
+
+    Raises:
+        WorkbookError: With DVC's error, when the command fails.
+    """
+    done = run_captured([sys.executable, "-m", "dvc", *arguments], cwd=root)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        error = (lines or ["no message"])[0].removeprefix("ERROR: ")
+        raise WorkbookError(f"dvc {arguments[0]} failed: {error}")

@@ -108,7 +108,7 @@ def put_missing_data(root: Path) -> dict:
 
 
 def probe_missing_data(note: dict) -> tuple[str, str]:
-    from housemlops.orchestrate import dvc
+    from housemlops.core.repository import dvc
 
     with TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"

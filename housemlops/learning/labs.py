@@ -13,7 +13,7 @@ from pathlib import Path
 from housemlops.core.repository import git
 from housemlops.learning.faults import LABS, find_lab
 from housemlops.learning.lab_tools import Lab, commit, tune
-from housemlops.orchestrate import snapshot
+from housemlops.core.repository import snapshot
 from housemlops.pipeline.graph import ancestors, graph, pipeline
 from housemlops.pipeline.parameters import read_notebook
 from housemlops.pipeline.sample import kept_sample, relocate

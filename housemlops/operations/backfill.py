@@ -38,12 +38,9 @@ from housemlops.operations.replay_progress import (
     follow_months,
 )
 from housemlops.operations.timeline import month_span
-from housemlops.orchestrate import (
-    head_commit,
-    run_environment,
-    snapshot,
-    workspace_path,
-)
+from housemlops.core.repository import head_commit, snapshot
+from housemlops.pipeline.task import run_environment
+from housemlops.pipeline.workspace import workspace_path
 from housemlops.pipeline.graph import loops, pipeline
 from housemlops.processes import run_captured
 from housemlops.settings import (

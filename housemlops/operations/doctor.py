@@ -67,7 +67,7 @@ def check_packages() -> str:
 
 def check_git() -> str:
     """A checkout with a commit."""
-    from housemlops.orchestrate import head_commit
+    from housemlops.core.repository import head_commit
 
     head_commit(repo_root())
     return ""
@@ -116,12 +116,12 @@ def check_store() -> str:
 
 def check_ports() -> str:
     """Ports are free, or ours."""
-    from housemlops.orchestrate import answers
+    from housemlops.pipeline.scheduler import is_listening
 
     chosen, taken = settings(), []
     for name in Settings.model_fields:
         port = getattr(getattr(chosen, name), "port", 0)
-        if port and answers(port):
+        if port and is_listening(port):
             taken.append(f"{name} {port}")
     if not taken:
         return ""

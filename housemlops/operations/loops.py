@@ -16,16 +16,15 @@ from housemlops.operations.history import (
     shifted,
     unanswered,
 )
-from housemlops.orchestrate import (
-    Beside,
-    build_dag,
-    finish_workspace,
-)
+from housemlops.pipeline.hooks import StageHooks
+from housemlops.pipeline.dags import build_dag
+from housemlops.pipeline.workspace import finish_workspace
 from housemlops.pipeline.graph import loops, pipeline
 from housemlops.settings import (
     WorkbookError,
     params,
     settings,
+    tracking,
 )
 
 
@@ -81,8 +80,48 @@ def leave_a_core():
         os.sched_setaffinity(0, cores[1:])
 
 
-class Watch(Beside):
-    "Beside the stages of a month's run."
+class WorkbookHooks(StageHooks):
+    """What every DAG of the workbook needs of the stages' modules."""
+
+    def effect_holds(self, stage, build):
+        """Ask the stage's module whether its effect outside of DVC is still there."""
+        match stage:  # an import takes seconds
+            case "train":
+                from housemlops.train import train_holds as holds
+            case "evaluate":
+                from housemlops.evaluate import evaluate_holds as holds
+            case "promote":
+                from housemlops.promote import promote_holds as holds
+            case "serve":
+                from housemlops.serve import serve_holds as holds
+            case "monitor":
+                from housemlops.monitor import monitor_holds as holds
+            case _:
+                return True
+        return bool(holds(build))
+
+    def replace_promotion_log(self, client, log):
+        """Make the tags of the registry follow the log of another run."""
+        from housemlops.promote import tag_newest_lines
+
+        tag_newest_lines(client, log)
+
+
+class Watch(WorkbookHooks):
+    """What a month's run does besides its stages."""
+
+    loop = "watch"
+
+    def fetch_champion(self, root, workspace):
+        """Fetch the release of the registry's champion."""
+        from housemlops.model.registry import champion, registered_name
+        from housemlops.serve import deploy
+
+        mlflow = tracking(settings(root))
+        name = registered_name(params(workspace)["dataset"])
+        version = champion(mlflow.MlflowClient(), name)
+        if version:
+            deploy(mlflow, version)
 
     def before(self, root, workspace, stage, conf):
         "The champion of that time, before the last stage; the stages before it give way to it and to a retraining."
@@ -118,8 +157,8 @@ class Watch(Beside):
         }
 
 
-class Lifecycle(Beside):
-    "Beside the stages of the whole lifecycle."
+class Lifecycle(WorkbookHooks):
+    """What the whole lifecycle does besides its stages."""
 
     def after(self, root, workspace, stage, conf):
         "A new champion is live: promote it to the cluster that settings.ini names, if it names one."
@@ -133,9 +172,11 @@ class Lifecycle(Beside):
 
 
 class Learn(Lifecycle):
-    "Beside the stages of a retraining."
+    """What a retraining does besides its stages."""
 
-    def limit(self, root):
+    loop = "learn"
+
+    def latest_month(self, root):
         "What is known when the prices are."
         given = params(root)
         return shifted(str(given["as_of"]), -given["label_delay_months"])
@@ -180,6 +221,11 @@ class Learn(Lifecycle):
         tell(about_retraining, history_folder(root) / month)
 
 
+def hooks_of(loop: str) -> StageHooks:
+    """Return the hooks of watch, learn or all."""
+    return {"watch": Watch, "learn": Learn, "all": Lifecycle}[loop]()
+
+
 def build_dags(root: Path) -> list:
     """The three DAGs of the workbook: watch, learn, and the whole lifecycle.
 
@@ -192,5 +238,5 @@ def build_dags(root: Path) -> list:
     return [
         build_dag(root, "house_prices", "watch", Watch()),
         build_dag(root, "house_prices_retrain", "learn", Learn()),
-        build_dag(root, "house_prices_lifecycle", beside=Lifecycle()),
+        build_dag(root, "house_prices_lifecycle", hooks=Lifecycle()),
     ]

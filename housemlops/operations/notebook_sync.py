@@ -17,7 +17,7 @@ def write_synced_copy(root: Path, copy: Path) -> None:
         copy: Folder that receives nbs/ and housemlops/ as they should be.
     """
     from housemlops.learning.exercises import write_blanks
-    from housemlops.orchestrate import export_modules, run_tool
+    from housemlops.pipeline.export import export_modules, run_tool
 
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in COPIED:

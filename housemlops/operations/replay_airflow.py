@@ -8,10 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from housemlops.orchestrate import (
-    answers,
-    prepare_airflow,
-)
+from housemlops.pipeline.scheduler import is_listening, prepare_airflow
 from housemlops.settings import (
     WorkbookError,
     settings,
@@ -121,7 +118,7 @@ def start_airflow(
     chosen, found, end = settings(root), {}, time.monotonic() + patience
     services = {service.name: service for service in airflow_services(chosen, root)}
     for name in ("airflow", "scheduler"):
-        while found and not answers(chosen.airflow.port):
+        while found and not is_listening(chosen.airflow.port):
             check_alive(found)
             if time.monotonic() > end:
                 raise WorkbookError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from housemlops.operations.supervisor import Service, local
-from housemlops.orchestrate import airflow_environment
+from housemlops.pipeline.scheduler import airflow_environment
 from housemlops.serving.running import live_environment
 from housemlops.settings import Settings, WorkbookError
 
@@ -149,7 +149,8 @@ def jobs(chosen: Settings) -> list[Service]:
     ]
     python = [sys.executable, "-c"]
     prepare = (
-        "from housemlops.orchestrate import prepare_airflow, repo_root; "
+        "from housemlops.pipeline.scheduler import prepare_airflow; "
+        "from housemlops.settings import repo_root; "
         "prepare_airflow(repo_root())"
     )
     return [

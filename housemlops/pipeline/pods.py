@@ -5,11 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from housemlops.orchestrate import (
-    ASKED,
-    newest_extra,
-)
-from housemlops.pipeline.remote import facts_of
+from housemlops.pipeline.hooks import RETRAINING_ASSET, StageHooks, run_conf
+from housemlops.pipeline.remote import run_facts
 from housemlops.settings import (
     WorkbookError,
     settings,
@@ -32,21 +29,22 @@ SCRATCH = "/scratch"
 
 
 def pod_form(root: Path, stage: str) -> dict:
-    """Everything about a stage's pod that does not depend on the run.
+    """Return what of a stage's pod does not depend on the run, as the operator's arguments.
 
     Args:
         root: Checkout.
         stage: Its name.
 
-    Returns:
-        Arguments of the operator.
+    Raises:
+        WorkbookError: When settings.ini names no image.
     """
     from kubernetes.client import models as k8s
 
     image = settings(root).apart.image
     if not image:
         raise WorkbookError(
-            "Tasks in pods need the image of the workbook: write it as `image` into section [apart] of settings.ini, or set HOUSEMLOPS_APART_IMAGE."
+            "Tasks in pods need the image of the workbook: write it as `image` into "
+            "section [apart] of settings.ini, or set HOUSEMLOPS_APART_IMAGE."
         )
     confined = k8s.V1SecurityContext(
         allow_privilege_escalation=False,
@@ -104,55 +102,46 @@ def pod_form(root: Path, stage: str) -> dict:
 
 
 def pod_arguments(task: Any, run: Any, conf: dict) -> list[str]:
-    """What a stage's pod is told about the run.
+    """Return the arguments of the command housemlops in a stage's pod.
 
     Args:
         task: An operator of a stage.
         run: The DAG run.
         conf: What was asked for.
-
-    Returns:
-        Of the command housemlops.
     """
-    return [
-        "stage-apart",
-        task.task_id,
-        "--conf",
-        json.dumps(facts_of(task, run, conf, Path(task.root))),
-    ]
+    facts = run_facts(Path(task.root), task.hooks, run, conf)
+    return ["stage-apart", task.task_id, "--conf", json.dumps(facts)]
 
 
-def pod_operator():
-    "The Airflow operator of a stage in a pod; defined on demand, because importing it takes seconds."
+def pod_operator() -> type:
+    """Return the Airflow operator of a stage in a pod.
+
+    It is defined on demand, because importing it takes seconds.
+    """
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
     from airflow.sdk import Asset, AssetAlias
 
     class PodOperator(KubernetesPodOperator):
         ui_color = "#dbe7f3"
 
-        def __init__(self, *, task_id: str, root: str, beside: Any, **rest):
+        def __init__(self, *, task_id: str, root: str, hooks: StageHooks, **rest):
             super().__init__(
                 task_id=task_id,
                 **pod_form(Path(root), task_id),
                 do_xcom_push=bool(rest.get("outlets")),
                 **rest,
             )
-            self.root, self.beside = root, beside
+            self.root, self.hooks = root, hooks
 
         def execute(self, context):
-            run = context["dag_run"]
-            conf = newest_extra(context.get("triggering_asset_events")) | (
-                run.conf or {}
-            )
-            self.arguments = pod_arguments(self, run, conf)
+            self.arguments = pod_arguments(self, context["dag_run"], run_conf(context))
             return super().execute(context)
 
         def trigger_reentry(self, context, event):
-            found = super().trigger_reentry(context, event)
-            if found and found.get("event"):
-                context["outlet_events"][AssetAlias(ASKED)].add(
-                    Asset(ASKED), extra=found["event"]
-                )
-            return found
+            result = super().trigger_reentry(context, event)
+            if result and result.get("event"):
+                asset_events = context["outlet_events"][AssetAlias(RETRAINING_ASSET)]
+                asset_events.add(Asset(RETRAINING_ASSET), extra=result["event"])
+            return result
 
     return PodOperator

@@ -1,28 +1,21 @@
 """Run a stage on a machine that shares no disk with this checkout."""
 
 import contextlib
-import importlib
 import json
-import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from housemlops.orchestrate import (
-    STOPPED,
-    dvc,
-    effect_holds,
-    noter,
-    repro,
-    run_month,
-)
+from housemlops.core.files import read_json
+from housemlops.core.repository import dvc
 from housemlops.pipeline.graph import ancestors, loops, pipeline
+from housemlops.pipeline.hooks import StageHooks
 from housemlops.pipeline.notebook import StageFailed
 from housemlops.pipeline.remote_lock import (
-    ELSEWHERE,
-    LOOPS,
+    Store,
+    connect_store,
     hand_on_lock,
     keep,
     recall,
@@ -30,51 +23,43 @@ from housemlops.pipeline.remote_lock import (
     take_lock,
 )
 from housemlops.pipeline.remote_workspace import empty_folder, make_ready
+from housemlops.pipeline.task import (
+    STOPPED,
+    effect_holds,
+    progress_writer,
+    repro,
+    run_month,
+)
+from housemlops.pipeline.workspace import run_name
 from housemlops.settings import (
     WorkbookError,
     did_you_mean,
-    params,
     repo_root,
     settings,
     tracking,
 )
 
-
-def champion_from_registry(root: Path, workspace: Path):
-    """Make the champion's release where a month's run looks for it.
-
-    Args:
-        root: Where the settings are.
-    """
-    from housemlops.model.registry import champion, registered_name
-    from housemlops.serve import deploy
-
-    mlflow = tracking(settings(root))
-    if standing := champion(
-        mlflow.MlflowClient(), registered_name(params(workspace)["dataset"])
-    ):
-        deploy(mlflow, standing)
+SERVED_ELSEWHERE = ("serve",)  # stages whose effect belongs to the machine that serves
+XCOM = Path("/airflow/xcom")  # folder in a pod whose return.json Airflow reads
+REFRESH = 10.0  # seconds between looks at the memory
 
 
 @contextlib.contextmanager
-def looking_again(
-    mlflow: Any, experiment: str, state: Path, before: dict[str, bytes]
-) -> Iterator[None]:
-    """Fetch the memory again and again while the block waits for others.
+def refreshed(store: Store, state: Path, memory: dict[str, bytes]) -> Iterator[None]:
+    """Fetch the memory again and again while a block waits for other runs.
 
     Args:
-        mlflow: Connected.
-        experiment: Its name.
+        store: Of the memory.
         state: Written into.
-        before: Kept up to date.
+        memory: Kept up to date.
     """
     over = threading.Event()
 
-    def look():
-        while not over.wait(10):
-            before.update(recall(mlflow, experiment, state))
+    def refresh() -> None:
+        while not over.wait(REFRESH):
+            memory.update(recall(store, state))
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=refresh, daemon=True)
     thread.start()
     try:
         yield
@@ -83,176 +68,196 @@ def looking_again(
         thread.join()
 
 
-@contextlib.contextmanager
-def beside_stage(root: Path, workspace: Path, stage: str, conf: dict) -> Iterator[dict]:
-    """What is done before and after a stage, with the memory that it needs.
+def needs_memory(workspace: Path, stage: str, loop: str) -> bool:
+    """Tell whether a stage reads and writes the promotion log or the history."""
+    last = stage == list(loops(pipeline(workspace))[loop])[-1]
+    return stage == "promote" or (last and loop != "all")
+
+
+def run_with_hooks(
+    root: Path, workspace: Path, stage: str, conf: dict, hooks: StageHooks
+) -> tuple[str, dict | None]:
+    """Run a stage between its hooks, with the memory that they need.
 
     Args:
         root: Where the settings are.
         workspace: With the outputs of the stages before.
         stage: Its name.
         conf: Of the run.
+        hooks: What is done besides the stage.
 
     Returns:
-        Receives the event, when there is one.
+        ran, restored or unchanged; the content of the asset event, if there is one.
     """
-    loop, chosen, told = conf.get("loop", "all"), settings(root), {}
-    beside, last = (
-        getattr(importlib.import_module("housemlops.operations.loops"), LOOPS[loop])(),
-        stage == list(loops(pipeline(workspace))[loop])[-1],
-    )
-    state, experiment = chosen.paths.state, chosen.mlflow.experiment
-    try:
-        if stage != "promote" and not (last and loop != "all"):
-            beside.before(root, workspace, stage, conf)
-            yield told
-            told["event"] = beside.after(root, workspace, stage, conf)
-            return
-        before = recall(mlflow := tracking(chosen), experiment, state)
-        with looking_again(mlflow, experiment, state, before):
-            if loop == "watch":
-                champion_from_registry(root, workspace)
-            beside.before(root, workspace, stage, conf)
-        yield told
-        told["event"] = beside.after(root, workspace, stage, conf)
-        keep(mlflow, experiment, state, before)
-    except StageFailed as error:
-        before = recall(mlflow := tracking(chosen), experiment, state)
-        beside.failed(root, stage, conf, str(error))
-        keep(mlflow, experiment, state, before)
-        raise
+    if not needs_memory(workspace, stage, hooks.loop):
+        hooks.before(root, workspace, stage, conf)
+        outcome = run_or_restore(root, workspace, stage, conf, hooks)
+        return outcome, hooks.after(root, workspace, stage, conf)
+    store, state = connect_store(root), settings(root).paths.state
+    memory = recall(store, state)
+    with refreshed(store, state, memory):
+        hooks.fetch_champion(root, workspace)
+        hooks.before(root, workspace, stage, conf)
+    outcome = run_or_restore(root, workspace, stage, conf, hooks)
+    event = hooks.after(root, workspace, stage, conf)
+    keep(store, state, memory, hooks.replace_promotion_log)
+    return outcome, event
 
 
-def perform(root: Path, workspace: Path, stage: str, conf: dict) -> str:
-    """The stage itself, and once more where its effect is no longer there.
+def report_failure(
+    root: Path, stage: str, conf: dict, hooks: StageHooks, sentence: str
+) -> None:
+    """Call the hook of a failed stage, with the memory."""
+    store, state = connect_store(root), settings(root).paths.state
+    memory = recall(store, state)
+    hooks.failed(root, stage, conf, sentence)
+    keep(store, state, memory, hooks.replace_promotion_log)
 
-    Args:
-        root: Where the settings are.
-        workspace: With the outputs of the stages before.
-        stage: Its name.
-        conf: Of the run.
+
+def run_or_restore(
+    root: Path, workspace: Path, stage: str, conf: dict, hooks: StageHooks
+) -> str:
+    """Run a stage under DVC, and once more where its effect is gone.
 
     Returns:
-        Ran, restored or unchanged.
+        ran, restored or unchanged.
     """
-    note, force = noter(root, workspace), stage == conf.get("force")
-    answer = repro(root, workspace, stage, note, force, pull=True)
-    if answer == "ran" or stage in ELSEWHERE or effect_holds(root, workspace, stage):
-        return answer
-    return repro(root, workspace, stage, note, force=True, pull=True)
+    report, force = progress_writer(root, workspace), stage == conf.get("force")
+    outcome = repro(root, workspace, stage, report, force, pull=True)
+    if outcome == "ran" or stage in SERVED_ELSEWHERE:
+        return outcome
+    if effect_holds(root, workspace, stage, hooks):
+        return outcome
+    return repro(root, workspace, stage, report, force=True, pull=True)
 
 
-def stage_apart(stage: str, conf: dict, root: Path | None = None) -> dict:
-    """One stage in an empty folder: code from git, data from the DVC remote, its outputs back there.
+class StepTimes:
+    """The seconds that each step of a task takes."""
+
+    def __init__(self):
+        self.last, self.seconds = time.monotonic(), {}
+
+    def end(self, step: str) -> None:
+        """Note the time since the end of the step before."""
+        now = time.monotonic()
+        self.seconds[step], self.last = round(now - self.last, 1), now
+
+
+def connect_early(root: Path) -> None:
+    """Connect to MLflow in a thread, because its import takes seconds.
+
+    What is wrong with the connection is reported where it is used.
+    """
+
+    def connect() -> None:
+        with contextlib.suppress(Exception):
+            tracking(settings(root))
+
+    threading.Thread(target=connect, daemon=True).start()
+
+
+def stage_apart(
+    stage: str,
+    conf: dict,
+    root: Path | None = None,
+    hooks: StageHooks | None = None,
+) -> dict:
+    """Run one stage in an empty folder: code from git, data from and to the DVC remote.
 
     Args:
         stage: Its name in dvc.yaml.
-        conf: Of the run: workspace, as_of, loop, commit, branch, uncommitted,
-            force.
+        conf: Of the run: workspace, as_of, commit, branch, uncommitted, force.
         root: Where the settings are; found when not given.
+        hooks: What is done besides the stage; nothing when not given.
 
     Returns:
-        Answer: ran, restored or unchanged; seconds: of each step; run: MLflow's,
-            when it ran; event: that asks for a retraining.
+        answer: ran, restored or unchanged; seconds: of each step; run: MLflow's, when it
+        ran; event: content of the asset event that asks for a retraining, or None.
+
+    Raises:
+        StageFailed: When the stage fails, or outputs of earlier stages are missing.
+        WorkbookError: When something else is wrong.
     """
-    root, clock, seconds = Path(root or repo_root()), [time.monotonic()], {}
-
-    def took(step):
-        seconds[step], clock[0] = (
-            round(time.monotonic() - clock[0], 1),
-            time.monotonic(),
-        )
-
-    if stage not in pipeline(root):
+    root, hooks, times = Path(root or repo_root()), hooks or StageHooks(), StepTimes()
+    stages = pipeline(root)
+    if stage not in stages:
         raise WorkbookError(
-            f"dvc.yaml has no stage {stage!r}.{did_you_mean(stage, pipeline(root))}"
+            f"dvc.yaml has no stage {stage!r}.{did_you_mean(stage, stages)}"
         )
-
-    def connect():
-        with contextlib.suppress(Exception):
-            tracking(
-                settings(root)
-            )  # takes seconds; what is wrong with it is told below
-
-    threading.Thread(target=connect, daemon=True).start()
+    connect_early(root)
     with empty_folder(settings(root).paths.state / "apart", stage) as folder:
-        make_ready(root, workspace := folder / conf["workspace"], conf)
-        took("code")
-        before, noted = (
-            loops(pipeline(workspace))[conf.get("loop", "all")],
-            (
-                tracking(settings(root)),
-                settings(root).mlflow.experiment,
-                workspace,
-                conf["workspace"],
-            ),
-        )
-        take_lock(*noted, ancestors(before, stage))
+        workspace, lifecycle = folder / conf["workspace"], conf["workspace"]
+        make_ready(root, workspace, conf)
+        times.end("code")
+        before, store = loops(pipeline(workspace))[hooks.loop], connect_store(root)
+        take_lock(store, workspace, lifecycle, ancestors(before, stage))
         restore(root, workspace, before[stage], only=stage)
-        took("data")
-        with beside_stage(root, workspace, stage, conf) as told:
-            answer = perform(root, workspace, stage, conf)
-        took("stage")
+        times.end("data")
+        try:
+            outcome, event = run_with_hooks(root, workspace, stage, conf, hooks)
+        except StageFailed as error:
+            report_failure(root, stage, conf, hooks, str(error))
+            raise
+        times.end("stage")
         dvc("push", "--run-cache", stage, root=workspace)
-        hand_on_lock(*noted, stage)
-        took("push")
+        hand_on_lock(store, workspace, lifecycle, stage)
+        times.end("push")
         run = workspace / f"reports/{stage}.run.json"
-        found = {
-            "answer": answer,
-            "seconds": seconds,
-            "run": json.loads(run.read_text()) if run.exists() else {},
-            **told,
+        result = {
+            "answer": outcome,
+            "seconds": times.seconds,
+            "run": read_json(run) if run.exists() else {},
+            "event": event,
         }
-    if (box := Path("/airflow/xcom")).is_dir():
-        (box / "return.json").write_text(
-            json.dumps(found)
-        )  # a pod hands back what it found
-    return found
+    if XCOM.is_dir():
+        (XCOM / "return.json").write_text(json.dumps(result))
+    return result
 
 
-def facts_of(task: Any, run: Any, conf: dict, root: Path) -> dict:
-    """What all tasks of a run agree about.
+def run_facts(root: Path, hooks: StageHooks, run: Any, conf: dict) -> dict:
+    """Return what all tasks of a run must agree about.
 
     Args:
-        task: Its beside gives the latest month.
+        root: Checkout of this process.
+        hooks: Give the latest month and the loop.
         run: The DAG run.
         conf: What was asked for.
-        root: Checkout of this process.
-
-    Returns:
-        What a stage apart must know.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", conf.get("workspace") or run.run_id)
-    month = run_month(task.beside.limit(root), run.data_interval_end, conf)
-    loop = next(
-        (loop for loop, kind in LOOPS.items() if kind == type(task.beside).__name__),
-        "all",
-    )
-    return conf | {"workspace": name, "as_of": month, "loop": loop}
+    return conf | {
+        "workspace": run_name(conf.get("workspace") or run.run_id),
+        "as_of": run_month(hooks.latest_month(root), run.data_interval_end, conf),
+        "loop": hooks.loop,
+    }
 
 
 def run_apart(root: Path, task: Any, run: Any, conf: dict) -> tuple[dict, dict | None]:
-    """What a task does on a worker.
+    """Run a stage on a worker.
 
     Args:
         root: Checkout of the worker.
-        task: Its task_id is the stage; its page is set.
+        task: Operator; its task_id is the stage, and its page is set to the MLflow run.
         run: The DAG run.
         conf: What was asked for.
 
     Returns:
-        As `stage_apart` returns it; of the asset event.
+        What `stage_apart` returns; the content of the asset event, if there is one.
+
+    Raises:
+        StageFailed: An error of the stage, which is final.
+        ConnectionError: Any other error, so that Airflow tries again.
     """
+    facts = run_facts(root, task.hooks, run, conf)
     try:
-        told = stage_apart(task.task_id, facts_of(task, run, conf, root), root)
+        result = stage_apart(task.task_id, facts, root, task.hooks)
     except WorkbookError as error:
         print(f"{STOPPED}{error}", flush=True)
         if isinstance(error, StageFailed):
             raise
         raise ConnectionError(str(error)) from error
-    if told["run"]:
-        task.page = f"{settings(root).mlflow.tracking_uri}/#/experiments/{told['run']['experiment_id']}/runs/{told['run']['run_id']}"
-    print(
-        f"{task.task_id}: {told['answer']}, {told['seconds']}\n{task.page}", flush=True
-    )
-    return told, told.get("event")
+    if result["run"]:
+        ids = result["run"]
+        path = f"experiments/{ids['experiment_id']}/runs/{ids['run_id']}"
+        task.page = f"{settings(root).mlflow.tracking_uri}/#/{path}"
+    times = f"{result['answer']}, {result['seconds']}"
+    print(f"{task.task_id}: {times}\n{task.page}", flush=True)
+    return result, result["event"]

@@ -1,110 +1,110 @@
-"""Remember in MLflow what stages on other machines made, so that the next stage finds it."""
+"""Keep in MLflow what later stages of a run on other machines need."""
+
+# These are the lines of dvc.lock of each stage, and the memory: the promotion log and the
+# history, which outlive the machine of a task.
 
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from housemlops.orchestrate import (
-    STOPPED,
-    run_environment,
-)
+from ruamel.yaml import YAML
+
 from housemlops.pipeline.notebook import StageFailed
+from housemlops.pipeline.task import STOPPED, run_environment
 from housemlops.processes import read_lines, started
-from housemlops.settings import (
-    WorkbookError,
-)
+from housemlops.settings import WorkbookError, settings, tracking
+
+LOG = "promotions.jsonl"
+MEMORY = (LOG, "history/*.json", "history/*/*.json", "history/*/*.csv")  # in the state
 
 
-def lock_runs(mlflow: Any, experiment: str, lifecycle: str) -> list:
-    """Where the lines of dvc.lock of a run are.
+class Store(NamedTuple):
+    """An MLflow experiment that keeps files.
 
-    Args:
-        mlflow: Connected.
+    Attributes:
+        mlflow: The module, connected.
         experiment: Its name.
-        lifecycle: Name of the run.
-
-    Returns:
-        Of MLflow runs; one, as a rule.
     """
-    return mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string=f"tags.kept = 'dvc.lock' and tags.of = '{lifecycle}'",
-        output_format="list",
-        order_by=["attributes.start_time ASC"],
-    )
+
+    mlflow: Any
+    experiment: str
+
+    def find_runs(self, kept: str, of: str = "") -> list:
+        """Return the MLflow runs that keep something, the oldest first.
+
+        Args:
+            kept: What they keep.
+            of: Lifecycle that it belongs to.
+        """
+        condition = f"tags.kept = '{kept}'" + (f" and tags.of = '{of}'" if of else "")
+        return self.mlflow.search_runs(
+            experiment_names=[self.experiment],
+            filter_string=condition,
+            output_format="list",
+            order_by=["attributes.start_time ASC"],
+        )
+
+    def find_or_create_run(self, kept: str, of: str = "") -> str:
+        """Return the id of the MLflow run that keeps something."""
+        runs = self.find_runs(kept, of)
+        if runs:
+            return runs[0].info.run_id
+        experiment = self.mlflow.get_experiment_by_name(self.experiment)
+        tags = {"kept": kept} | ({"of": of} if of else {})
+        run = self.mlflow.MlflowClient().create_run(
+            experiment.experiment_id, run_name=kept, tags=tags
+        )
+        return run.info.run_id
 
 
-def take_lock(
-    mlflow: Any, experiment: str, workspace: Path, lifecycle: str, stages: list[str]
-):
-    """Write into dvc.lock what this run has noted about some stages, and nothing else: lines of another run would mislead.
+def connect_store(root: Path) -> Store:
+    """Return the store of the experiment that settings.ini names."""
+    chosen = settings(root)
+    return Store(tracking(chosen), chosen.mlflow.experiment)
+
+
+def take_lock(store: Store, workspace: Path, lifecycle: str, stages: list[str]) -> None:
+    """Write dvc.lock with what this run has kept about some stages, and nothing else.
+
+    The lines of another run would be wrong where a stage ran again with the same inputs.
 
     Args:
-        mlflow: Connected.
-        experiment: Its name.
+        store: Of the lines.
         workspace: Its dvc.lock is rewritten.
         lifecycle: Name of the run.
         stages: Those before.
     """
-    from ruamel.yaml import YAML
-
-    lines, client = {}, mlflow.MlflowClient()
-    for run in lock_runs(mlflow, experiment, lifecycle):
-        there = {
-            Path(item.path).stem: item.path
-            for item in client.list_artifacts(run.info.run_id)
-        }
-        lines |= {
-            stage: json.loads(
-                mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{there[stage]}")
-            )
-            for stage in stages
-            if stage in there
-        }
-    with open(workspace / "dvc.lock", "w") as file:
+    lines, client = {}, store.mlflow.MlflowClient()
+    for run in store.find_runs("dvc.lock", lifecycle):
+        kept = [item.path for item in client.list_artifacts(run.info.run_id)]
+        for stage in stages:
+            if f"{stage}.json" in kept:
+                uri = f"{run.info.artifact_uri}/{stage}.json"
+                lines[stage] = json.loads(store.mlflow.artifacts.load_text(uri))
+    with (workspace / "dvc.lock").open("w") as file:
         YAML().dump({"schema": "2.0", "stages": lines}, file)
 
 
-def hand_on_lock(
-    mlflow: Any, experiment: str, workspace: Path, lifecycle: str, stage: str
-):
-    """Put the lines of a stage where the next ones look.
+def hand_on_lock(store: Store, workspace: Path, lifecycle: str, stage: str) -> None:
+    """Keep the lines of a stage for the stages after it.
 
     Args:
-        mlflow: Connected.
-        experiment: Its name.
-        workspace: Where the stage has been.
+        store: Of the lines.
+        workspace: Where the stage ran.
         lifecycle: Name of the run.
         stage: Its name.
     """
-    from ruamel.yaml import YAML
-
-    client, runs = mlflow.MlflowClient(), lock_runs(mlflow, experiment, lifecycle)
-    run = (
-        runs[0]
-        if runs
-        else client.create_run(
-            mlflow.get_experiment_by_name(experiment).experiment_id,
-            run_name="dvc.lock",
-            tags={"kept": "dvc.lock", "of": lifecycle},
-        )
-    )
-    client.log_text(
-        run.info.run_id,
-        json.dumps(
-            YAML(typ="safe").load((workspace / "dvc.lock").read_text())["stages"][
-                stage
-            ],
-            indent=1,
-        ),
-        f"{stage}.json",
-    )
+    lock = YAML(typ="safe").load((workspace / "dvc.lock").read_text())
+    text = json.dumps(lock["stages"][stage], indent=1)
+    run = store.find_or_create_run("dvc.lock", lifecycle)
+    store.mlflow.MlflowClient().log_text(run, text, f"{stage}.json")
 
 
-def restore(root: Path, workspace: Path, stages: list[str], only: str = "none"):
+def restore(root: Path, workspace: Path, stages: list[str], only: str = "none") -> None:
     """Let DVC restore stages from the remote; none of them may run.
 
     Args:
@@ -112,6 +112,10 @@ def restore(root: Path, workspace: Path, stages: list[str], only: str = "none"):
         workspace: Ready.
         stages: With all that is before them.
         only: Stage that may run.
+
+    Raises:
+        StageFailed: When outputs of a stage are not in the remote.
+        WorkbookError: With DVC's error, when it fails for another reason.
     """
     if not stages:
         return
@@ -120,139 +124,88 @@ def restore(root: Path, workspace: Path, stages: list[str], only: str = "none"):
     with started(command, cwd=workspace, env=environment) as process:
         lines = [line.rstrip() for line in read_lines(process)]
     print("\n".join(lines), flush=True)
-    told = [line.removeprefix(STOPPED) for line in lines if line.startswith(STOPPED)]
-    errors = [
-        line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")
-    ]
-    if told:
-        raise StageFailed(told[0])
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    for line in lines:
+        if line.startswith(STOPPED):
+            raise StageFailed(line.removeprefix(STOPPED))
     if process.returncode:
-        raise WorkbookError(
-            f"The stages before could not be restored: {(errors or ['no message'])[0]}"
-        )
+        error = (errors or ["no message"])[0].removeprefix("ERROR: ")
+        raise WorkbookError(f"The stages before could not be restored: {error}")
 
 
-LOG = "promotions.jsonl"
-
-
-MEMORY = (
-    LOG,
-    "history/*.json",
-    "history/*/*.json",
-    "history/*/*.csv",
-)  # what outlives a worker, below its state folder
-
-
-ELSEWHERE = ("serve",)  # stages whose effect belongs to the place that serves
-
-
-def memory_run(mlflow: Any, experiment: str):
-    """The run that carries the memory.
+def recall(store: Store, state: Path) -> dict[str, bytes]:
+    """Copy the memory into a state folder.
 
     Args:
-        mlflow: Connected.
-        experiment: Its name.
-
-    Returns:
-        -> MLflow run, or None.
-    """
-    found = mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string="tags.kept = 'memory'",
-        output_format="list",
-        max_results=1,
-        order_by=["attributes.start_time ASC"],
-    )
-    return found[0] if found else None
-
-
-def recall(mlflow: Any, experiment: str, state: Path) -> dict[str, bytes]:
-    """The memory as the registry has it.
-
-    Args:
-        mlflow: Connected.
-        experiment: Its name.
+        store: Of the memory.
         state: Written into.
 
     Returns:
         Path -> content.
     """
-    if (run := memory_run(mlflow, experiment)) is None:
-        return {}
+    runs, memory = store.find_runs("memory"), {}
+    if not runs:
+        return memory
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(
-            mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=folder)
-        )
-        found = {
-            path.relative_to(home).as_posix(): path.read_bytes()
-            for path in home.rglob("*")
-            if path.is_file()
-        }
-    for name, content in found.items():
+        run = runs[0].info.run_id
+        download = store.mlflow.artifacts.download_artifacts
+        home = Path(download(run_id=run, dst_path=folder))
+        for path in home.rglob("*"):
+            if path.is_file():
+                memory[path.relative_to(home).as_posix()] = path.read_bytes()
+    for name, content in memory.items():
         (state / name).parent.mkdir(parents=True, exist_ok=True)
         draft = state / f"{name}.{os.getpid()}"
         draft.write_bytes(content)
         draft.replace(state / name)
-    return found
+    return memory
 
 
 def remembered(state: Path) -> dict[str, bytes]:
-    """The memory as it is here.
-
-    Returns:
-        Path -> content.
-    """
-    return {
-        path.relative_to(state).as_posix(): path.read_bytes()
-        for pattern in MEMORY
-        for path in state.glob(pattern)
-    }
+    """Return the memory as it is in a state folder: path -> content."""
+    memory = {}
+    for pattern in MEMORY:
+        for path in state.glob(pattern):
+            memory[path.relative_to(state).as_posix()] = path.read_bytes()
+    return memory
 
 
-def keep(mlflow: Any, experiment: str, state: Path, before: dict[str, bytes]):
-    """Put back what is new; the promotion log only if nobody else has continued it.
+def keep(
+    store: Store,
+    state: Path,
+    before: dict[str, bytes],
+    replace_log: Callable[[Any, Path], None] | None = None,
+) -> None:
+    """Keep what is new in the memory; the promotion log only if no other run continued it.
 
     Args:
-        mlflow: Connected.
-        experiment: Its name.
-        before: As it was fetched.
+        store: Of the memory.
+        state: With the memory as it is now.
+        before: Memory as it was fetched.
+        replace_log: Called with an MLflow client and the log that another run continued.
+
+    Raises:
+        ConnectionError: When another run has continued the promotion log.
     """
-    new = {
-        name: content
-        for name, content in remembered(state).items()
-        if content != before.get(name)
-    }
+    new = {}
+    for name, content in remembered(state).items():
+        if content != before.get(name):
+            new[name] = content
     if not new:
         return
+    client = store.mlflow.MlflowClient()
     if LOG in new:
         with tempfile.TemporaryDirectory() as folder:
-            there = recall(mlflow, experiment, Path(folder)).get(LOG, b"")
-            lost = there != before.get(LOG, b"") or not new[LOG].startswith(there)
-            if lost:
-                from housemlops.promote import tag_newest_lines
-
-                tag_newest_lines(mlflow.MlflowClient(), Path(folder) / LOG)
+            kept = recall(store, Path(folder)).get(LOG, b"")
+            lost = kept != before.get(LOG, b"") or not new[LOG].startswith(kept)
+            if lost and replace_log:
+                replace_log(client, Path(folder) / LOG)
         if lost:
             raise ConnectionError(
-                "Another run has decided about a promotion meanwhile; this one must decide again."
+                "Another run has decided about a promotion meanwhile; this one must "
+                "decide again."
             )
-    client, run = mlflow.MlflowClient(), memory_run(mlflow, experiment)
-    if run is None:
-        run = client.create_run(
-            mlflow.get_experiment_by_name(experiment).experiment_id,
-            run_name="memory",
-            tags={"kept": "memory"},
-        )
+    run = store.find_or_create_run("memory")
     for name in new:
-        client.log_artifact(
-            run.info.run_id,
-            str(state / name),
-            str(Path(name).parent) if "/" in name else None,
-        )
-
-
-LOOPS = {
-    "watch": "Watch",
-    "learn": "Learn",
-    "all": "Lifecycle",
-}  # and their classes in the room history
+        folder = Path(name).parent.as_posix()
+        client.log_artifact(run, str(state / name), None if folder == "." else folder)

@@ -1,19 +1,16 @@
 """Make a workspace on a machine that has only git and the DVC remote."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
-from housemlops.core.repository import git
-from housemlops.orchestrate import (
-    dvc,
-    head_commit,
-    ready_sources,
-    set_as_of,
-)
+from housemlops.core.files import write_json
+from housemlops.core.repository import dvc, git, head_commit
+from housemlops.pipeline.export import prepare_sources
+from housemlops.pipeline.workspace import set_as_of
 from housemlops.settings import (
     WorkbookError,
     params,
@@ -22,36 +19,32 @@ from housemlops.settings import (
 
 
 def fetch_code(source: str, commit: str, workspace: Path, **variables: str):
-    """One commit of the code, without its history, as a git checkout.
+    """Fetch one commit of the code, without its history, as a git checkout.
 
     Args:
         source: Git URL.
         commit: Hash.
         workspace: Made; must not exist.
         **variables: More of git's environment.
+
+    Raises:
+        WorkbookError: When the repository does not have the commit.
     """
     workspace.mkdir(parents=True)
     git("init", "--quiet", root=workspace)
     try:
-        git(
-            "fetch",
-            "--quiet",
-            "--depth",
-            "1",
-            source,
-            commit,
-            root=workspace,
-            **variables,
-        )
+        command = ["fetch", "--quiet", "--depth", "1", source, commit]
+        git(*command, root=workspace, **variables)
     except WorkbookError as error:
         raise WorkbookError(
-            f"{source} does not give the commit {commit[:10]} ({error}); push it there, or correct `code` in section [apart] of settings.ini."
+            f"{source} does not give the commit {commit[:10]} ({error}); push it there, "
+            "or correct `code` in section [apart] of settings.ini."
         ) from None
     git("checkout", "--quiet", "--detach", "FETCH_HEAD", root=workspace)
 
 
 def copy_code(root: Path, workspace: Path):
-    """The code that is here already, as a git checkout of its own.
+    """Copy the code that is here already into a git checkout of its own.
 
     Args:
         root: A copy of the code that is no git checkout, as in an image.
@@ -63,17 +56,9 @@ def copy_code(root: Path, workspace: Path):
     shutil.copytree(root, workspace, ignore=left)
     git("init", "--quiet", root=workspace)
     git("add", "--all", root=workspace)
-    git(
-        "-c",
-        "user.name=housemlops",
-        "-c",
-        "user.email=housemlops@localhost",
-        "commit",
-        "--quiet",
-        "--message",
-        "The copy of the image",
-        root=workspace,
-    )
+    author = ["-c", "user.name=housemlops", "-c", "user.email=housemlops@localhost"]
+    commit = ["commit", "--quiet", "--message", "The copy of the image"]
+    git(*author, *commit, root=workspace)
 
 
 def point_dvc(root: Path, workspace: Path):
@@ -86,7 +71,8 @@ def point_dvc(root: Path, workspace: Path):
     state, remote = settings(root).paths.state, settings(root).apart.remote
     if not remote:
         raise WorkbookError(
-            "Tasks that share no disk hand on their data through a DVC remote: write its URL as `remote` into section [apart] of settings.ini."
+            "Tasks that share no disk hand on their data through a DVC remote: write its "
+            "URL as `remote` into section [apart] of settings.ini."
         )
     lines = [
         "[core]",
@@ -100,78 +86,67 @@ def point_dvc(root: Path, workspace: Path):
     (workspace / ".dvc/config.local").write_text("\n".join(lines) + "\n")
 
 
-def fetch_ledger(workspace: Path):
-    """The ledger of the data set: from the remote that travels with the code, or else from the shared one.
+def fetch_ledger(workspace: Path) -> None:
+    """Pull the ledger of the data set.
+
+    The remote that travels with the code is tried first, then the shared one.
 
     Args:
         workspace: Pointed at the shared remote.
     """
-    from configparser import ConfigParser
-
-    if not (
-        workspace / (name := f"data/{params(workspace).get('dataset')}.csv.dvc")
-    ).exists():
+    pointer = f"data/{params(workspace).get('dataset')}.csv.dvc"
+    if not (workspace / pointer).exists():
         return
     committed = ConfigParser(interpolation=None)
     committed.read(workspace / ".dvc/config")
+    remote = committed.get("core", "remote", fallback="apart")
     try:
-        dvc(
-            "pull",
-            "--remote",
-            committed.get("core", "remote", fallback="apart"),
-            name,
-            root=workspace,
-        )
+        dvc("pull", "--remote", remote, pointer, root=workspace)
     except WorkbookError:
-        dvc("pull", name, root=workspace)
+        dvc("pull", pointer, root=workspace)
 
 
 BUILT_FROM = "HOUSEMLOPS_COMMIT"  # variable of an image: the commit that it holds
 
 
-def make_ready(root: Path, workspace: Path, conf: dict):
-    """A checkout in which a stage of a run can work.
+def make_ready(root: Path, workspace: Path, conf: dict) -> None:
+    """Make a checkout in which a stage of a run can work.
 
     Args:
         root: Where the settings are.
         workspace: Made; must not exist.
         conf: Of the run: workspace, as_of, commit, branch, uncommitted.
     """
-    source = settings(root).apart.code
-    commit = (
-        conf.get("commit")
-        or os.environ.get(BUILT_FROM)
-        or ("" if not source else head_commit(root))
-    )
-    fetch_code(source, commit, workspace) if source else copy_code(root, workspace)
-    ready_sources(
-        root,
-        workspace,
-        commit or git("rev-parse", "HEAD^{tree}", root=workspace),
-        conf.get("uncommitted", []),
-    )
+    source, changed = settings(root).apart.code, conf.get("uncommitted", [])
+    commit = conf.get("commit") or os.environ.get(BUILT_FROM, "")
+    if source:
+        commit = commit or head_commit(root)
+        fetch_code(source, commit, workspace)
+    else:
+        copy_code(root, workspace)
+    tree = git("rev-parse", "HEAD^{tree}", root=workspace)
+    prepare_sources(root, workspace, commit or tree, changed)
     set_as_of(workspace, conf["as_of"])
     point_dvc(root, workspace)
     fetch_ledger(workspace)
-    found = {
+    lineage = {
         "git_commit": commit,
         "git_branch": conf.get("branch", ""),
-        "uncommitted": conf.get("uncommitted", []),
+        "uncommitted": changed,
         "lifecycle": conf["workspace"],
     }
-    (workspace / "lineage.json").write_text(json.dumps(found, indent=1))
+    write_json(workspace / "lineage.json", lineage)
 
 
 @contextlib.contextmanager
 def empty_folder(home: Path, stage: str) -> Iterator[Path]:
-    """A folder for one task, removed after it; what killed tasks left is removed, too.
+    """Give a block a folder for one task, and remove it afterwards.
+
+    Folders that killed tasks left are removed, too.
 
     Args:
         home: Of such folders.
         stage: Its name.
-
-    Returns:
-        Does not exist yet.
     """
     import psutil
 
