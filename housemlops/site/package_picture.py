@@ -16,6 +16,9 @@ from housemlops.site.lifecycle_picture import lifecycle
 from housemlops.site.templates import fill
 
 
+LESSONS = {"pipeline.workspace": "orchestrate"}  # plain module -> notebook about it
+
+
 def imported_modules(code: str) -> set[str]:
     """Modules of this package that Python code imports, at its top or inside functions.
 
@@ -39,7 +42,8 @@ def notebook_imports(root: Path) -> dict[str, list[str]]:
     """Find which notebooks each notebook but the index rests on.
 
     A notebook that exports a module rests on what the module imports, a lesson on what its
-    cells import. Plain modules have no notebook: what they import counts instead.
+    cells import. Plain modules have no notebook: what they import counts instead, and the
+    lesson about them where `LESSONS` names one.
 
     Args:
         root: Repository.
@@ -60,6 +64,8 @@ def notebook_imports(root: Path) -> dict[str, list[str]]:
         for name in imported_modules(text) - seen:
             seen.add(name)
             module = package / f"{name.replace('.', '/')}.py"
+            if name in LESSONS:
+                found.add(LESSONS[name])
             if name in exporting:
                 found.add(name)
             elif module.is_file():
