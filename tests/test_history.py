@@ -13,7 +13,7 @@ import pytest
 
 from checkout import ROOT, clone
 from housemlops.operations.backfill import check_months
-from housemlops.operations.history import is_finished, may_ask, shifted
+from housemlops.operations.history import is_finished, may_ask, shift_month
 from housemlops.pipeline.graph import loops, pipeline
 from housemlops.settings import WorkbookError
 
@@ -71,9 +71,9 @@ def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
     tmp_path, monkeypatch
 ):
     from housemlops.core.files import write_note
-    from housemlops.operations.backfill import take_up, to_do
-    from housemlops.operations.history import unanswered
-    from housemlops.operations.loops import Learn, wait_for_answers
+    from housemlops.operations.backfill import resume, unfinished_months
+    from housemlops.operations.history import unanswered_months
+    from housemlops.operations.loops import RetrainingHooks, wait_for_retrainings
 
     monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path))
     folder = tmp_path / "history/2008-05"
@@ -81,12 +81,12 @@ def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
     write_note(folder / "run.json", {"asked": True})
     write_note(tmp_path / "replay.json", {"first": "2008-05"})
     assert (
-        unanswered(folder.parent, "2008-06") == ["2008-05"]
-        and unanswered(folder.parent, "2008-05") == []
+        unanswered_months(folder.parent, "2008-06") == ["2008-05"]
+        and unanswered_months(folder.parent, "2008-05") == []
     )
     with pytest.raises(WorkbookError, match="asked for was not answered"):
-        wait_for_answers(folder.parent, "2008-06", patience=0)
-    Learn().failed(
+        wait_for_retrainings(folder.parent, "2008-06", patience=0)
+    RetrainingHooks().failed(
         ROOT, "train", {"month": "2008-05", "as_of": "2008-05"}, "train stopped"
     )
     assert (
@@ -94,8 +94,10 @@ def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
         and json.loads((folder / "retraining.json").read_text())["failed"]
         == "train stopped"
     )
-    take_up(ROOT, {"first": "2008-05"})
-    assert not is_finished(folder) and to_do(folder.parent, ["2008-05"]) == ["2008-05"]
+    resume(ROOT, {"first": "2008-05"})
+    assert not is_finished(folder) and unfinished_months(
+        folder.parent, ["2008-05"]
+    ) == ["2008-05"]
 
 
 # The replay
@@ -280,7 +282,7 @@ def test_prices_are_learned_only_when_they_are_known(past, killed):
     first = json.loads((past.history / "first.json").read_text())
     assert (
         first["by_hand"]
-        and first["as_of"] == shifted(MONTHS[0], -1)
+        and first["as_of"] == shift_month(MONTHS[0], -1)
         and first["reasons"]
     )
     assert "nothing better existed" in (past.state / "promotions.jsonl").read_text()

@@ -960,23 +960,23 @@ def test_where_to_open_a_request(url, page):
 def test_the_dags_promote_after_the_stage_serve_and_a_replay_does_not(
     automatic, tmp_path
 ):
-    from housemlops.operations.loops import Learn, Lifecycle
+    from housemlops.operations.loops import LifecycleHooks, RetrainingHooks
     from housemlops.operations.replay_airflow import replay_environment
 
     (tmp_path / "params.yaml").write_text("dataset: sample\n")
     before = automatic.seen()
     assert (
-        Lifecycle().after(automatic.root, tmp_path, "train", {}) is None
+        LifecycleHooks().after(automatic.root, tmp_path, "train", {}) is None
         and automatic.seen() == before
     )
-    Lifecycle().after(automatic.root, tmp_path, "serve", {})
+    LifecycleHooks().after(automatic.root, tmp_path, "serve", {})
     assert (
         sh(automatic.remote, "log", "-1", "--format=%s", "main")
         == f"deploy(local): {NAME} v3"
         and automatic.seen()[:4] == before[:4]
     )
     assert (
-        issubclass(Learn, Lifecycle)
+        issubclass(RetrainingHooks, LifecycleHooks)
         and replay_environment(automatic.root, 5000, "2010-01")[
             "HOUSEMLOPS_RELEASE_CLUSTER"
         ]

@@ -1,4 +1,4 @@
-"""Check what pods find in their environment, with the Secrets of the bootstrap opened."""
+"""Check the environment of pods, with the Secrets of the bootstrap opened."""
 
 import re
 from collections.abc import Iterator

@@ -97,7 +97,7 @@ def store_release(store: str, name: str, tag: str, folder: Path) -> str:
 
 
 def fetch_release(uri: str, folder: Path) -> bool:
-    """Fetch a release from a store into an empty folder; return whether there is one."""
+    """Fetch a release into an empty folder, and return whether there is one."""
     import fsspec
 
     with store_errors(uri):

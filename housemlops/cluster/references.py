@@ -97,7 +97,7 @@ def typed_references(value: object, namespace: str) -> Iterator[Reference]:
 
 
 def named_references(kind: str, value: dict, namespace: str) -> Iterator[Reference]:
-    """Yield the references of a value such as {name: …, key: …}; none if optional."""
+    """Yield the references of a value {name: …, key: …}; none if optional."""
     if "name" in value and not value.get("optional"):
         home = value.get("namespace", namespace)
         for item in value.get("items") or [value]:
@@ -203,8 +203,8 @@ def placement_faults(root: Path, cluster: Cluster) -> Iterator[str]:
         home = manifest.namespace
         if manifest.kind not in WITHOUT_NAMESPACE and home not in namespaces:
             yield (
-                f"{manifest} is in the namespace {home or 'default'}, which no manifest "
-                f"makes{suggest(home, namespaces)}"
+                f"{manifest} is in the namespace {home or 'default'}, which no "
+                f"manifest makes{suggest(home, namespaces)}"
             )
         key = (manifest.kind, home, manifest.name)
         if key in applied_by:
@@ -262,8 +262,8 @@ def selector_faults(root: Path, cluster: Cluster) -> Iterator[str]:
         pods = selected_pods(cluster, manifest)
         if not pods:
             yield (
-                f"{manifest} selects {selector}, and no pod in the namespace {home} has "
-                "these labels"
+                f"{manifest} selects {selector}, and no pod in the namespace {home} "
+                "has these labels"
             )
             continue
         opened = set()

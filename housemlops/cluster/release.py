@@ -374,8 +374,8 @@ def release_champion(root: Path, dataset: str) -> Promotion | None:
         return None
     if not chosen.release.remote:
         raise WorkbookError(
-            "[release] cluster in settings.ini needs a remote to push to: set [release] "
-            "remote"
+            "[release] cluster in settings.ini needs a remote to push to: set "
+            "[release] remote"
         )
     require_environment(root, env)
     release, note = release_from_registry(root, chosen, dataset, "")

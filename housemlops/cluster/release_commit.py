@@ -60,7 +60,7 @@ def commit_message(env: str, note: dict, release: dict[str, str], why: str) -> s
 
 
 def author(root: Path) -> dict[str, str]:
-    """Return variables that say who commits: you, or the workbook if git has no name."""
+    """Return who commits, as variables: you, or the workbook if git has no name."""
     own = {name: os.environ[name] for name in AUTHOR if os.environ.get(name)}
     try:
         git("var", "GIT_COMMITTER_IDENT", root=root, **own)

@@ -1,4 +1,4 @@
-"""Validate objects against the schemas of Kubernetes and Flux, and against rules.yaml."""
+"""Validate objects against the schemas of their kinds, and against rules.yaml."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Check pods, namespaces and charts for what Kubernetes would accept and nobody wants."""
+"""Check pods, namespaces and charts for faults that Kubernetes accepts."""
 
 import re
 from collections.abc import Iterator

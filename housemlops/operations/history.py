@@ -1,162 +1,122 @@
-"""Record what each replayed month did."""
+"""Record what each month of production did."""
 
 import json
 import shutil
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json, write_note
-from housemlops.operations.timeline import is_finished as finished
+from housemlops.core.files import read_json, read_optional_json, read_yaml, write_note
+from housemlops.operations.timeline import is_finished as is_month_finished
 from housemlops.operations.timeline import month_span
 from housemlops.pipeline.graph import loops, pipeline
-from housemlops.settings import (
-    params,
-    settings,
-    tracking,
-    whole_folder,
+from housemlops.settings import params, settings, tracking, whole_folder
+
+AGE_AGAIN = (
+    "an alarm for age alone is raised in the first month that finds a champion old, "
+    "and again only in a month that asks for a retraining"
 )
+NO_CHAMPION = {"version": None, "reasons": ["no model has been promoted yet"]}
 
 
-def shifted(month: str, by: int) -> str:
-    """A month some months later or earlier.
-
-    Args:
-        month: YYYY-MM.
-        by: Months, negative for the past.
-
-    Returns:
-        YYYY-MM.
-    """
-    year, number = map(int, month.split("-"))
-    years, rest = divmod(year * 12 + number - 1 + by, 12)
+def shift_month(month: str, by: int) -> str:
+    """Return the month, YYYY-MM, that is some months later, or earlier if negative."""
+    years, rest = divmod(int(month[:4]) * 12 + int(month[5:]) - 1 + by, 12)
     return f"{years:04}-{rest + 1:02}"
 
 
-def learning_as_of(month: str, delay: int) -> str:
-    """What a retraining may know: the sales whose prices were known when the month had ended.
+def training_month(month: str, delay: int) -> str:
+    """Return as_of of a retraining: the sales whose prices a month's end reveals.
 
     Args:
-        month: That asks for a retraining.
+        month: That asks for a retraining, YYYY-MM.
         delay: label_delay_months.
-
-    Returns:
-        YYYY-MM.
     """
-    return shifted(month, 1 - delay)
+    return shift_month(month, 1 - delay)
 
 
 def history_folder(root: Path) -> Path:
-    """Where the months are remembered.
-
-    Args:
-        root: Checkout.
-
-    Returns:
-        A folder per month in it.
-    """
+    """Return where the months are recorded, each in a folder of its own."""
     return settings(root).paths.state / "history"
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a month has been watched, and its retraining, if it asked for one, was answered.
-
-    Args:
-        folder: Of a month.
-    """
-    return finished(
-        {
-            name: read_optional_json(folder / f"{name}.json")
-            for name in ("run", "retraining")
-        }
-    )
+    """Return whether a month is recorded, and its retraining, if any, was answered."""
+    names = ("run", "retraining")
+    notes = {name: read_optional_json(folder / f"{name}.json") for name in names}
+    return is_month_finished(notes)
 
 
-def unanswered(history: Path, before: str) -> list[str]:
-    """Earlier months whose retraining has not been answered yet.
-
-    Args:
-        before: Month.
-
-    Returns:
-        Months.
-    """
-    return [
-        folder.name
-        for folder in sorted(history.glob("????-??"))
-        if folder.name < before
-        and (folder / "run.json").exists()
-        and not is_finished(folder)
-    ]
+def notes_before(history: Path, month: str, name: str) -> dict[str, dict]:
+    """Return the notes of one name of all earlier months, by month."""
+    paths = sorted(history.glob(f"????-??/{name}.json"))
+    earlier = [path for path in paths if path.parent.name < month]
+    return {path.parent.name: read_json(path) for path in earlier}
 
 
-def place_champion(workspace: Path, current: Path):
+def unanswered_months(history: Path, before: str) -> list[str]:
+    """Return the earlier months whose retraining has not been answered yet."""
+    months = notes_before(history, before, "run")
+    return [month for month in months if not is_finished(history / month)]
+
+
+def place_champion(workspace: Path, current: Path) -> None:
     """Put the server of the champion into a workspace, or a note that there is none.
 
     Args:
+        workspace: Of a run.
         current: Live release; need not exist.
     """
     with whole_folder(workspace / "build/serve") as folder:
         if current.exists():
-            shutil.copytree(
-                current,
-                folder,
-                dirs_exist_ok=True,
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(current, folder, dirs_exist_ok=True, ignore=ignore)
         else:
             (folder / "model").mkdir()
-            (folder / "model/release.json").write_text(
-                json.dumps(
-                    {"version": None, "reasons": ["no model has been promoted yet"]}
-                )
-            )
+            (folder / "model/release.json").write_text(json.dumps(NO_CHAMPION))
 
 
-def earlier_answers(history: Path, months: list[str]) -> list[str]:
-    """The champion's answers to the sales of earlier months.
-
-    Args:
-        months: That the month still needs.
+def earlier_predictions(history: Path, months: list[str]) -> list[str]:
+    """Return the champions' predictions for the sales of earlier months.
 
     Returns:
-        Lines of a CSV file, the columns' names first; empty when there are none.
+        Lines of a CSV file with its header; empty when there are none.
     """
-    tables = [
-        (history / month / "predictions.csv").read_text(encoding="utf-8").splitlines()
-        for month in months
-        if (history / month / "predictions.csv").exists()
-    ]
-    rows = {
-        tuple(line.split(",")[:2]): line
-        for table in tables
-        for line in table[1:]
-        if line.split(",")[0] in months
-    }
-    return [*tables[0][:1], *sorted(rows.values())] if tables else []
+    header, rows = [], {}
+    for month in months:
+        path = history / month / "predictions.csv"
+        if not path.exists():
+            continue
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        header = header or [first]
+        for line in lines:
+            sold, sale = line.split(",")[:2]
+            if sold in months:
+                rows[sold, sale] = line  # a later month knows better
+    return header + sorted(rows.values())
 
 
-def place(root: Path, workspace: Path, month: str):
-    """Give a month's run the champion of that time and its earlier answers, once.
+def place_inputs(root: Path, workspace: Path, month: str) -> None:
+    """Give a month's run the champion of that time and its predictions, once.
 
     Args:
         root: Checkout.
+        workspace: Of the run.
         month: It is about.
     """
     if (workspace / "placed").exists():
         return
-    chosen = params(workspace)
+    given = params(workspace)
     place_champion(workspace, settings(root).paths.state / "serve/current")
-    back = chosen["monitor"]["months"] - 1 + chosen["label_delay_months"]
-    if lines := earlier_answers(
-        history_folder(root), month_span(shifted(month, -back), shifted(month, -1))
-    ):
-        (workspace / "data/predictions.csv").write_text(
-            "\n".join(lines) + "\n", encoding="utf-8"
-        )
+    back = given["monitor"]["months"] - 1 + given["label_delay_months"]
+    months = month_span(shift_month(month, -back), shift_month(month, -1))
+    lines = earlier_predictions(history_folder(root), months)
+    if lines:
+        text = "\n".join(lines) + "\n"
+        (workspace / "data/predictions.csv").write_text(text, encoding="utf-8")
     (workspace / "placed").touch()
 
 
 def may_ask(verdict: dict, month: str, as_of: str, asked: list[str], pause: int) -> str:
-    """Whether a month may ask for a retraining.
+    """Return why a month may not ask for a retraining, or "" when it may.
 
     Args:
         verdict: Of the stage monitor.
@@ -164,26 +124,27 @@ def may_ask(verdict: dict, month: str, as_of: str, asked: list[str], pause: int)
         as_of: What a retraining would know.
         asked: Months that have asked before.
         pause: retrain_pause_months.
-
-    Returns:
-        "" when it may; otherwise why not.
     """
     if not verdict["retrain"]:
         return "the verdict asks for none"
     known = verdict.get("champion_as_of")
     if known and as_of <= known:
-        return f"there is nothing new to learn: the champion knows all prices known as of {known}"
-    last = max([*asked, *([shifted(known, -1)] if known else [])], default="")
-    if last and month < (free := shifted(last, pause)):
-        return f"the last retraining was in {last}; the next is possible in {free} (retrain_pause_months: {pause})"
-    return ""
-
-
-AGE_AGAIN = "an alarm for age alone is raised in the first month that finds a champion old, and again only in a month that asks for a retraining"
+        return (
+            "there is nothing new to learn: the champion knows all prices known as of "
+            f"{known}"
+        )
+    retrained = [*asked, shift_month(known, -1)] if known else asked
+    if not retrained or month >= shift_month(max(retrained), pause):
+        return ""
+    last = max(retrained)
+    return (
+        f"the last retraining was in {last}; the next is possible in "
+        f"{shift_month(last, pause)} (retrain_pause_months: {pause})"
+    )
 
 
 def raises_alarm(verdict: dict, asked: bool, earlier: list[dict]) -> bool:
-    """Say whether a month's verdict is an alarm that people have not had before, as AGE_AGAIN says.
+    """Return whether a month's verdict is an alarm that is new, as AGE_AGAIN says.
 
     Args:
         verdict: Of the stage monitor.
@@ -192,101 +153,96 @@ def raises_alarm(verdict: dict, asked: bool, earlier: list[dict]) -> bool:
     """
     if verdict["verdict"] != "old champion" or asked:
         return verdict["alarm"]
-    known = [
-        each
-        for each in earlier
-        if each.get("verdict") == "old champion"
-        and each.get("version") == verdict.get("version")
-    ]
+    old = [one for one in earlier if one.get("verdict") == "old champion"]
+    known = verdict.get("version") in [one.get("version") for one in old]
     return verdict["alarm"] and not known
 
 
 def mlflow_runs(root: Path, workspace: Path, stages: list[str]) -> dict[str, dict]:
-    """Which MLflow runs made the results in a workspace.
-
-    Args:
-        root: Checkout.
+    """Return which MLflow runs made the results in a workspace.
 
     Returns:
         Stage -> experiment_id and run_id.
     """
-    found = {
-        stage: read_optional_json(workspace / f"reports/{stage}.run.json")
-        for stage in stages
-    }
-    if lacking := [stage for stage in stages if not found[stage]]:
-        mlflow, given = tracking(settings(root)), params(workspace)
-        for run in mlflow.search_runs(
-            experiment_names=[settings(root).mlflow.experiment],
-            output_format="list",
-            max_results=200,
-            filter_string=f"tags.as_of = '{given['as_of']}' and tags.dataset = '{given['dataset']}' and attributes.status = 'FINISHED'",
-        ):
-            if run.info.run_name in lacking and not found[run.info.run_name]:
-                found[run.info.run_name] = {
-                    "experiment_id": run.info.experiment_id,
-                    "run_id": run.info.run_id,
-                }
-    return {stage: note for stage, note in found.items() if note}
+    runs = {}
+    for stage in stages:
+        note = read_optional_json(workspace / f"reports/{stage}.run.json")
+        if note:
+            runs[stage] = note
+    if len(runs) == len(stages):
+        return runs
+    # A stage whose results came from the cache ran in an earlier workspace.
+    mlflow, given = tracking(settings(root)), params(workspace)
+    found = mlflow.search_runs(
+        experiment_names=[settings(root).mlflow.experiment],
+        output_format="list",
+        max_results=200,
+        filter_string=(
+            f"tags.as_of = '{given['as_of']}' and "
+            f"tags.dataset = '{given['dataset']}' and attributes.status = 'FINISHED'"
+        ),
+    )
+    for run in found:
+        stage, info = run.info.run_name, run.info
+        if stage in stages and stage not in runs:
+            runs[stage] = {"experiment_id": info.experiment_id, "run_id": info.run_id}
+    return {stage: runs[stage] for stage in stages if stage in runs}
 
 
 def stage_seconds(root: Path, workspace: Path) -> dict[str, float]:
-    """How long the stages of a run took.
-
-    Args:
-        root: Checkout.
-
-    Returns:
-        Stage -> seconds of its last event; and total.
-    """
+    """Return how many seconds the stages of a run took, and the total."""
     path = settings(root).paths.state / f"log/{workspace.name}.progress.jsonl"
-    told = (
-        [json.loads(line) for line in path.read_text().splitlines()]
-        if path.exists()
-        else []
-    )
-    seconds = {
-        event["stage"]: round(event["seconds"], 1)
-        for event in told
-        if "seconds" in event
-    }
+    seconds = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        event = json.loads(line)
+        if "seconds" in event:
+            seconds[event["stage"]] = round(event["seconds"], 1)
     return seconds | {"total": round(sum(seconds.values()), 1)}
 
 
-def outputs(workspace: Path, stages: list[str]) -> dict[str, str]:
-    """What the stages wrote, as DVC knows it.
-
-    Returns:
-        Path -> MD5.
-    """
-    from ruamel.yaml import YAML
-
-    lock = YAML(typ="safe").load((workspace / "dvc.lock").read_text(encoding="utf-8"))[
-        "stages"
-    ]
-    return {out["path"]: out["md5"] for stage in stages for out in lock[stage]["outs"]}
+def output_hashes(workspace: Path, stages: list[str]) -> dict[str, str]:
+    """Return the MD5 of what the stages wrote, as DVC knows it, by path."""
+    lock, hashes = read_yaml(workspace / "dvc.lock"), {}
+    for stage in stages:
+        for output in lock["stages"][stage]["outs"]:
+            hashes[output["path"]] = output["md5"]
+    return hashes
 
 
 def run_facts(root: Path, workspace: Path, stages: list[str]) -> dict:
-    """Which run it was, of which code, and what it wrote.
-
-    Args:
-        root: Checkout.
-    """
-    code = read_optional_json(workspace / "lineage.json")
+    """Return which run it was, of which code, and what it wrote."""
+    code = read_json(workspace / "lineage.json")
     return {
         "run": workspace.name,
         "workspace": str(workspace.relative_to(settings(root).paths.state)),
         "commit": code["git_commit"],
         "uncommitted": code["uncommitted"],
         "seconds": stage_seconds(root, workspace),
-        "outs": outputs(workspace, stages),
+        "outs": output_hashes(workspace, stages),
         "mlflow": mlflow_runs(root, workspace, stages),
     }
 
 
+def month_note(root: Path, workspace: Path, month: str, stages: list[str]) -> dict:
+    """Return the content of run.json of a month."""
+    history, given = history_folder(root), params(workspace)
+    verdict = read_json(workspace / "build/monitor/verdict.json")
+    runs = notes_before(history, month, "run")
+    asked = [earlier for earlier, note in runs.items() if note["asked"]]
+    as_of = training_month(month, given["label_delay_months"])
+    why_not = may_ask(verdict, month, as_of, asked, given["retrain_pause_months"])
+    verdicts = list(notes_before(history, month, "verdict").values())
+    return {
+        "month": month,
+        "asked": not why_not,
+        "why_not": why_not,
+        "alarm": raises_alarm(verdict, not why_not, verdicts),
+        **run_facts(root, workspace, stages),
+    }
+
+
 def record_month(root: Path, workspace: Path, month: str) -> dict:
-    """Remember what a month's run found; run again, it says the same.
+    """Record what a month's run found; repeated, it writes the same.
 
     Args:
         root: Checkout.
@@ -294,41 +250,11 @@ def record_month(root: Path, workspace: Path, month: str) -> dict:
         month: It is about.
 
     Returns:
-        run.json.
+        Content of run.json.
     """
-    history, stages, given = (
-        history_folder(root),
-        list(loops(pipeline(workspace))["watch"]),
-        params(workspace),
-    )
-    folder, verdict = (
-        history / month,
-        read_optional_json(workspace / "build/monitor/verdict.json"),
-    )
-    asked = [
-        note.parent.name
-        for note in sorted(history.glob("????-??/run.json"))
-        if note.parent.name < month and read_optional_json(note)["asked"]
-    ]
-    why_not = may_ask(
-        verdict,
-        month,
-        learning_as_of(month, given["label_delay_months"]),
-        asked,
-        given["retrain_pause_months"],
-    )
-    earlier = [
-        read_optional_json(path)
-        for path in sorted(history.glob("????-??/verdict.json"))
-        if path.parent.name < month
-    ]
-    note = {
-        "month": month,
-        "asked": not why_not,
-        "why_not": why_not,
-        "alarm": raises_alarm(verdict, not why_not, earlier),
-        **run_facts(root, workspace, stages),
-    }
+    folder = history_folder(root) / month
+    stages = list(loops(pipeline(workspace))["watch"])
+    note = month_note(root, workspace, month, stages)
     with whole_folder(folder) as draft:
         if folder.exists() and note["asked"]:
             shutil.copytree(folder, draft, dirs_exist_ok=True)
@@ -342,45 +268,59 @@ def record_month(root: Path, workspace: Path, month: str) -> dict:
 
 def record_retraining(
     root: Path, workspace: Path, month: str, reasons: list[str]
-) -> dict:
-    """Remember what became of a retraining.
+) -> None:
+    """Record what became of a retraining.
 
     Args:
         root: Checkout.
         workspace: Of the retraining.
         month: That asked.
         reasons: Why it asked.
-
-    Returns:
-        retraining.json.
     """
-    folder, stages = (
-        history_folder(root) / month,
-        list(loops(pipeline(workspace))["learn"]),
-    )
-    receipt, metrics = (
-        read_optional_json(workspace / "build/promote/receipt.json"),
-        read_optional_json(workspace / "build/evaluate/metrics.json"),
-    )
+    folder = history_folder(root) / month
+    stages = list(loops(pipeline(workspace))["learn"])
+    receipt = read_json(workspace / "build/promote/receipt.json")
+    metrics = read_json(workspace / "build/evaluate/metrics.json")
     with whole_folder(folder / "retraining") as draft:
         for stage in stages:
             shutil.copy(workspace / f"reports/{stage}.html", draft)
         shutil.copy(workspace / "build/evaluate/card.md", draft)
+    copied = (
+        "promoted",
+        "reasons",
+        "development_version",
+        "champion_version",
+        "model_sha256",
+        "gates",
+        "duel",
+    )
     note = {
         "month": month,
         "as_of": str(params(workspace)["as_of"]),
         "asked_for": reasons,
-        "promoted": receipt["promoted"],
-        "reasons": receipt["reasons"],
         "version": receipt["champion_version"] if receipt["promoted"] else None,
-        "development_version": receipt["development_version"],
-        "champion_version": receipt["champion_version"],
-        "model_sha256": receipt["model_sha256"],
-        "gates": receipt["gates"],
-        "duel": receipt["duel"],
         "metrics": metrics["model"],
         "failed": "",
+        **{name: receipt[name] for name in copied},
         **run_facts(root, workspace, stages),
     }
     write_note(folder / "retraining.json", note)
-    return note
+
+
+def record_failure(root: Path, conf: dict, sentence: str) -> None:
+    """Record that the retraining that a month asked for has failed.
+
+    Args:
+        root: Checkout.
+        conf: Configuration of the run.
+        sentence: What went wrong.
+    """
+    note = {
+        "month": conf["month"],
+        "as_of": conf.get("as_of"),
+        "asked_for": conf.get("reasons", []),
+        "promoted": False,
+        "reasons": [],
+        "failed": sentence,
+    }
+    write_note(history_folder(root) / conf["month"] / "retraining.json", note)

@@ -1,83 +1,93 @@
-"""The DAGs of a replay: the monthly run, and the retraining that monitoring asks for."""
+"""The DAGs of the workbook: the monthly run, the retraining, and the lifecycle."""
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from housemlops.core.files import read_optional_json, write_note
+from housemlops.core.files import read_json
 from housemlops.operations.history import (
     history_folder,
     is_finished,
-    learning_as_of,
-    place,
+    place_inputs,
+    record_failure,
     record_month,
     record_retraining,
-    shifted,
-    unanswered,
+    shift_month,
+    training_month,
+    unanswered_months,
 )
-from housemlops.pipeline.hooks import StageHooks
 from housemlops.pipeline.dags import build_dag
-from housemlops.pipeline.workspace import finish_workspace
 from housemlops.pipeline.graph import loops, pipeline
-from housemlops.settings import (
-    WorkbookError,
-    params,
-    settings,
-    tracking,
-)
+from housemlops.pipeline.hooks import StageHooks
+from housemlops.pipeline.workspace import finish_workspace
+from housemlops.settings import WorkbookError, params, settings, tracking
 
 
-def tell(about: Any, folder: Path):
-    """Tell people; a channel in trouble is noted and stops nothing.
+def send_message(compose: Callable[[Path], object], folder: Path) -> None:
+    """Send a message; a channel in trouble is reported and stops nothing.
 
     Args:
-        about: Of the room `alert`.
+        compose: Function of `alert` that writes a message about a month.
         folder: Of a month.
     """
     from housemlops.alert import notify
 
     try:
-        notify(about(folder))
+        notify(compose(folder))
     except Exception as error:
         print(
-            f"The message about {folder.name} could not be delivered: {type(error).__name__}: {error}",
+            f"The message about {folder.name} could not be delivered: "
+            f"{type(error).__name__}: {error}",
             flush=True,
         )
 
 
-def no_champion_yet(
-    history: Path,
-) -> bool:
-    "Whether this is a replay whose first champion is still in training."
-    return (history.parent / "replay.json").exists() and not (
-        history / "first.json"
-    ).exists()
+def no_champion_yet(history: Path) -> bool:
+    """Return whether this is a replay whose first champion is still in training."""
+    replay = (history.parent / "replay.json").exists()
+    return replay and not (history / "first.json").exists()
 
 
-def wait_for_answers(history: Path, month: str, patience: float = 3600):
-    """Wait until the retrainings that earlier months asked for are answered, and a replay has its first champion.
+def wait_for_retrainings(history: Path, month: str, patience: float = 3600) -> None:
+    """Wait until earlier months' retrainings, and a replay's first, are done.
 
     Args:
+        history: Folder of all months.
+        month: That waits.
         patience: Seconds.
+
+    Raises:
+        WorkbookError: One is not done in time.
     """
     end = time.monotonic() + patience
-    while waiting := [
-        *(["the replay"] if no_champion_yet(history) else []),
-        *unanswered(history, month),
-    ]:
+    while True:
+        waiting = unanswered_months(history, month)
+        if no_champion_yet(history):
+            waiting = ["the replay", *waiting]
+        if not waiting:
+            return
         if time.monotonic() > end:
             raise WorkbookError(
-                f"The retraining that {waiting[0]} asked for was not answered: look at house_prices_retrain in Airflow, then clear this task."
+                f"The retraining that {waiting[0]} asked for was not answered: look at "
+                "house_prices_retrain in Airflow, then clear this task."
             )
         time.sleep(0.5)
 
 
-def leave_a_core():
-    "Keep this task, and what it starts, off the first core where there are several: that one is for what everything waits for."
+def leave_first_core() -> None:
+    """Keep this task off the first of several cores.
+
+    That one is for the champion's tasks and retrainings, for which all others wait.
+    """
     cores = sorted(getattr(os, "sched_getaffinity", lambda _: [])(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, cores[1:])
+
+
+def last_stage(workspace: Path, loop: str) -> str:
+    """Return the last stage of a loop of dvc.yaml."""
+    return list(loops(pipeline(workspace))[loop])[-1]
 
 
 class WorkbookHooks(StageHooks):
@@ -107,8 +117,8 @@ class WorkbookHooks(StageHooks):
         tag_newest_lines(client, log)
 
 
-class Watch(WorkbookHooks):
-    """What a month's run does besides its stages."""
+class MonitoringHooks(WorkbookHooks):
+    """What the monthly run does besides its stages."""
 
     loop = "watch"
 
@@ -124,46 +134,46 @@ class Watch(WorkbookHooks):
             deploy(mlflow, version)
 
     def before(self, root, workspace, stage, conf):
-        "The champion of that time, before the last stage; the stages before it give way to it and to a retraining."
-        month = shifted(str(params(workspace)["as_of"]), -1)
-        if stage != list(loops(pipeline(workspace))["watch"])[-1]:
-            return leave_a_core()
-        wait_for_answers(history_folder(root), month)
-        place(root, workspace, month)
+        """Place the champion of that time before the last stage.
+
+        The stages before it leave a core to it and to a retraining.
+        """
+        if stage != last_stage(workspace, "watch"):
+            return leave_first_core()
+        month = shift_month(str(params(workspace)["as_of"]), -1)
+        wait_for_retrainings(history_folder(root), month)
+        place_inputs(root, workspace, month)
 
     def after(self, root, workspace, stage, conf):
-        "Remember, tell, and ask for a retraining where the month may."
+        """Record the month, send a message, and ask for a retraining if it may."""
         from housemlops.alert import about_month
 
-        month, given = shifted(str(params(workspace)["as_of"]), -1), params(workspace)
-        if stage != list(loops(pipeline(workspace))["watch"])[-1]:
+        if stage != last_stage(workspace, "watch"):
             return None
-        note, folder = (
-            record_month(root, workspace, month),
-            history_folder(root) / month,
-        )
-        tell(about_month, folder)
+        given = params(workspace)
+        month = shift_month(str(given["as_of"]), -1)
+        folder = history_folder(root) / month
+        note = record_month(root, workspace, month)
+        send_message(about_month, folder)
         if is_finished(folder):
             return finish_workspace(root, workspace, latest=False)
-        shared = {
-            name: conf[name] for name in ("commit", "uncommitted") if name in conf
-        }
+        same = {name: conf[name] for name in ("commit", "uncommitted") if name in conf}
         return {
             "month": month,
-            "as_of": learning_as_of(month, given["label_delay_months"]),
-            "reasons": read_optional_json(folder / "verdict.json")["reasons"],
+            "as_of": training_month(month, given["label_delay_months"]),
+            "reasons": read_json(folder / "verdict.json")["reasons"],
             "workspace": f"retrain-{month}-{note['commit'][:8]}",
-            **shared,
+            **same,
         }
 
 
-class Lifecycle(WorkbookHooks):
+class LifecycleHooks(WorkbookHooks):
     """What the whole lifecycle does besides its stages."""
 
     def after(self, root, workspace, stage, conf):
-        "A new champion is live: promote it to the cluster that settings.ini names, if it names one."
+        """Promote a new champion to the cluster that settings.ini names, if any."""
         if stage != "serve" or not settings(root).release.cluster:
-            return None
+            return
         from housemlops.cluster.release import release_champion
 
         promotion = release_champion(root, params(workspace)["dataset"])
@@ -171,72 +181,53 @@ class Lifecycle(WorkbookHooks):
             print(promotion.sentence)
 
 
-class Learn(Lifecycle):
+class RetrainingHooks(LifecycleHooks):
     """What a retraining does besides its stages."""
 
     loop = "learn"
 
     def latest_month(self, root):
-        "What is known when the prices are."
+        """Return the latest as_of: prices are known some months after the sale."""
         given = params(root)
-        return shifted(str(given["as_of"]), -given["label_delay_months"])
+        return shift_month(str(given["as_of"]), -given["label_delay_months"])
 
     def after(self, root, workspace, stage, conf):
-        "Remember and tell what came of it, after the last stage."
+        """Record what became of the retraining, after its last stage."""
         from housemlops.alert import about_retraining
 
         super().after(root, workspace, stage, conf)
-        if stage != list(loops(pipeline(workspace))["learn"])[-1]:
+        if stage != last_stage(workspace, "learn"):
             return
-        if month := conf.get("month"):
+        month = conf.get("month")
+        if month:
+            folder = history_folder(root) / month
             record_retraining(root, workspace, month, conf.get("reasons", []))
-            tell(about_retraining, history_folder(root) / month)
-            watched = (
-                settings(root).paths.state
-                / read_optional_json(history_folder(root) / month / "run.json")[
-                    "workspace"
-                ]
-            )
-            if watched.exists():
-                finish_workspace(root, watched, latest=False)
+            send_message(about_retraining, folder)
+            run = read_json(folder / "run.json")
+            month_workspace = settings(root).paths.state / run["workspace"]
+            if month_workspace.exists():
+                finish_workspace(root, month_workspace, latest=False)
         finish_workspace(root, workspace, latest=False)
 
     def failed(self, root, stage, conf, sentence):
-        "A retraining that failed is an answer, too."
+        """Record the failure: it is an answer to the month that asked, too."""
         from housemlops.alert import about_retraining
 
-        if not (month := conf.get("month")):
-            return
-        write_note(
-            history_folder(root) / month / "retraining.json",
-            {
-                "month": month,
-                "as_of": conf.get("as_of"),
-                "asked_for": conf.get("reasons", []),
-                "promoted": False,
-                "reasons": [],
-                "failed": sentence,
-            },
-        )
-        tell(about_retraining, history_folder(root) / month)
+        if conf.get("month"):
+            record_failure(root, conf, sentence)
+            send_message(about_retraining, history_folder(root) / conf["month"])
 
 
 def hooks_of(loop: str) -> StageHooks:
     """Return the hooks of watch, learn or all."""
-    return {"watch": Watch, "learn": Learn, "all": Lifecycle}[loop]()
+    hooks = {"watch": MonitoringHooks, "learn": RetrainingHooks, "all": LifecycleHooks}
+    return hooks[loop]()
 
 
 def build_dags(root: Path) -> list:
-    """The three DAGs of the workbook: watch, learn, and the whole lifecycle.
-
-    Args:
-        root: Checkout.
-
-    Returns:
-        Of airflow.sdk.DAG.
-    """
+    """Return the three DAGs of the workbook: monitoring, retraining and lifecycle."""
     return [
-        build_dag(root, "house_prices", "watch", Watch()),
-        build_dag(root, "house_prices_retrain", "learn", Learn()),
-        build_dag(root, "house_prices_lifecycle", hooks=Lifecycle()),
+        build_dag(root, "house_prices", "watch", MonitoringHooks()),
+        build_dag(root, "house_prices_retrain", "learn", RetrainingHooks()),
+        build_dag(root, "house_prices_lifecycle", hooks=LifecycleHooks()),
     ]

@@ -1,33 +1,46 @@
 """The embedded Airflow that replays months."""
 
 import contextlib
+import json
 import os
-import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from housemlops.operations.services import airflow_services
+from housemlops.operations.supervisor import start_process
 from housemlops.pipeline.scheduler import is_listening, prepare_airflow
-from housemlops.settings import (
-    WorkbookError,
-    settings,
-)
+from housemlops.processes import run_captured
+from housemlops.settings import WorkbookError, settings
+
+# Runs several of Airflow's commands in one process: its start takes seconds.
+RUN_COMMANDS = """
+import json, sys
+from airflow.cli.cli_parser import get_parser
+for words in json.loads(sys.argv[1]):
+    chosen = get_parser().parse_args(words)
+    chosen.func(chosen)
+"""
+
+
+class AirflowEnded(Exception):
+    """One of Airflow's processes has ended by itself."""
 
 
 def replay_environment(root: Path, port: int, until: str) -> dict[str, str]:
-    """The settings of a replay: the checkout's MLflow store under other names, and everything else of its own.
+    """Return the settings of a replay, as environment variables.
+
+    It has a state folder and names of its own in the checkout's MLflow store.
 
     Args:
         root: Checkout.
         port: Of its Airflow.
         until: Last month.
-
-    Returns:
-        Variables to add.
     """
     chosen = settings(root)
-    names = {
+    values = {
         "PATHS_STATE": chosen.paths.state / "replay",
         "MLFLOW_TRACKING_URI": chosen.mlflow.tracking_uri,
         "MLFLOW_ARTIFACTS": chosen.mlflow.artifacts,
@@ -40,14 +53,12 @@ def replay_environment(root: Path, port: int, until: str) -> dict[str, str]:
         "ALERTS_EMAIL": "",
         "RELEASE_CLUSTER": "",
     }
-    return {f"HOUSEMLOPS_{name}": str(value) for name, value in names.items()}
+    return {f"HOUSEMLOPS_{name}": str(value) for name, value in values.items()}
 
 
 @contextlib.contextmanager
-def environment(
-    variables: dict[str, str],
-) -> Iterator[None]:
-    "Set environment variables for as long as the block runs."
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as the block runs."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -58,94 +69,76 @@ def environment(
 
 
 def fresh_airflow(root: Path, mark: str) -> dict[str, str]:
-    """An empty Airflow database, and settings for a single job.
+    """Create an empty Airflow database, and return the environment of its processes.
 
     Args:
         root: Checkout.
-        mark: Of the processes.
-
-    Returns:
-        Environment of its processes.
+        mark: Variable that finds the processes.
     """
-    home = settings(root).paths.state / "airflow"
-    for file in home.glob("airflow.db*"):
+    for file in (settings(root).paths.state / "airflow").glob("airflow.db*"):
         file.unlink()
-    if (empty := next(home.glob("empty-*.db"), None)) and (
-        home / f"migrated-{empty.stem.removeprefix('empty-')}"
-    ).exists():
-        shutil.copy(empty, home / "airflow.db")
-    found = prepare_airflow(root)
-    version = max(
-        home.glob("migrated-*"), key=lambda path: path.stat().st_mtime
-    ).name.removeprefix("migrated-")
-    if not (home / f"empty-{version}.db").exists():
-        shutil.copy(home / "airflow.db", home / f"empty-{version}.db")
-    quick = {
-        "CORE__PARALLELISM": 6,
-        "CORE__DEFAULT_TASK_RETRIES": 2,
-        "CORE__DEFAULT_TASK_RETRY_DELAY": 5,
-        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 1,
-        "LOGGING__LOGGING_LEVEL": "WARNING",
+    return prepare_airflow(root) | {
+        "AIRFLOW__CORE__PARALLELISM": "6",
+        "AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "2",
+        "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",  # seconds
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",  # seconds
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "SPT_NOENV": "1",  # a process title must not overwrite the mark
+        "MALLOC_ARENA_MAX": "2",
+        "PYTHONUNBUFFERED": "1",
+        mark: "1",
     }
-    return (
-        found
-        | {f"AIRFLOW__{name}": str(value) for name, value in quick.items()}
-        | {
-            mark: "1",
-            "SPT_NOENV": "1",
-            "MALLOC_ARENA_MAX": "2",
-            "PYTHONUNBUFFERED": "1",
-        }
-    )
 
 
-def start_airflow(
-    root: Path, variables: dict[str, str], patience: float = 180
-) -> dict[str, subprocess.Popen]:
+def run_airflow_commands(root: Path, environ: dict[str, str], commands: list) -> None:
+    """Run commands of Airflow, one after the other.
+
+    Raises:
+        WorkbookError: With Airflow's last line, when one fails.
+    """
+    command = [sys.executable, "-c", RUN_COMMANDS, json.dumps(commands)]
+    done = run_captured(command, cwd=root, env=environ)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise WorkbookError(f"Airflow refused the backfill: {lines[-1]}")
+
+
+def start_airflow(root: Path, environ: dict[str, str]) -> dict[str, subprocess.Popen]:
     """Start the API server and, when it answers, the scheduler.
 
     Args:
         root: Checkout.
-        variables: From `fresh_airflow`.
-        patience: Seconds.
+        environ: From `fresh_airflow`.
 
     Returns:
-        By name.
+        The processes by their names.
+
+    Raises:
+        WorkbookError: The API server does not answer within three minutes.
     """
-    from housemlops.operations.services import airflow_services
-    from housemlops.operations.supervisor import open_log
-
-    chosen, found, end = settings(root), {}, time.monotonic() + patience
+    chosen = settings(root)
+    log = chosen.paths.state / "log"
     services = {service.name: service for service in airflow_services(chosen, root)}
-    for name in ("airflow", "scheduler"):
-        while found and not is_listening(chosen.airflow.port):
-            check_alive(found)
-            if time.monotonic() > end:
-                raise WorkbookError(
-                    f"Airflow did not become ready: look at its logs in {chosen.paths.state / 'log'}."
-                )
-            time.sleep(0.2)
-        with open_log(chosen.paths.state / f"log/{name}.log") as log:
-            found[name] = subprocess.Popen(
-                services[name].command,
-                cwd=root,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+    api_server = start_process(
+        services["airflow"].command, log / "airflow.log", environ, root
+    )
+    processes = {"airflow": api_server}
+    end = time.monotonic() + 180
+    while not is_listening(chosen.airflow.port):
+        check_alive(processes)
+        if time.monotonic() > end:
+            raise WorkbookError(
+                f"Airflow did not become ready: look at its logs in {log}."
             )
-    return found
+        time.sleep(0.2)
+    processes["scheduler"] = start_process(
+        services["scheduler"].command, log / "scheduler.log", environ, root
+    )
+    return processes
 
 
-class AirflowEnded(Exception):
-    "One of Airflow's processes has ended by itself."
-
-
-def check_alive(
-    processes: dict[str, subprocess.Popen],
-):
-    "Raise when one of Airflow's processes has ended."
+def check_alive(processes: dict[str, subprocess.Popen]) -> None:
+    """Raise AirflowEnded when one of Airflow's processes has ended."""
     for name, process in processes.items():
         if process.poll() is not None:
             raise AirflowEnded(name)

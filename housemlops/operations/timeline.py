@@ -10,23 +10,14 @@ MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 
 def month_span(first: str, last: str) -> list[str]:
-    """All the months from one to another.
-
-    Args:
-        first: Month.
-        last: Month.
-
-    Returns:
-        Months, both ends included.
-    """
+    """Return all the months from one to another, both ends included."""
     start, end = (12 * int(month[:4]) + int(month[5:]) - 1 for month in (first, last))
-    return [
-        f"{number // 12:04}-{number % 12 + 1:02}" for number in range(start, end + 1)
-    ]
+    months = [divmod(number, 12) for number in range(start, end + 1)]
+    return [f"{year:04}-{month + 1:02}" for year, month in months]
 
 
 def revealed(verdicts: Iterable[dict]) -> dict[str, dict]:
-    """What became known of each month's sales, by the newest verdict that speaks of them.
+    """Return what became known of each month's sales, by the newest verdict about them.
 
     Args:
         verdicts: Oldest first.
@@ -34,65 +25,49 @@ def revealed(verdicts: Iterable[dict]) -> dict[str, dict]:
     Returns:
         Month -> rows, labelled, mae, coverage, version.
     """
-    return {
-        sales["month"]: sales
-        for verdict in verdicts
-        for sales in verdict.get("months") or ()
-    }
+    sales = {}
+    for verdict in verdicts:
+        for month in verdict.get("months") or ():
+            sales[month["month"]] = month
+    return sales
 
 
 def read_months(history: Path) -> list[dict]:
-    """The months of a history folder; one that left nothing is there, and empty.
+    """Return the months of a history folder, oldest first, without gaps.
 
     Args:
         history: One folder a month; need not exist.
 
     Returns:
-        Month, verdict, run, retraining, sales; oldest first, without gaps.
+        Month, verdict, run, retraining, sales; empty notes where nothing was written.
     """
-    names = sorted(
-        path.name
-        for path in Path(history).glob("*")
-        if path.is_dir() and MONTH.fullmatch(path.name)
-    )
-    if not names:
-        return []
-    span = month_span(names[0], names[-1])
-    files = {
-        file: {
-            month: read_optional_json(history / month / f"{file}.json")
-            for month in span
-        }
-        for file in ("verdict", "run", "retraining")
-    }
-    sales = revealed(files["verdict"].values())
-    return [
-        {
-            "month": month,
-            "sales": sales.get(month, {}),
-            **{file: found[month] for file, found in files.items()},
-        }
-        for month in span
-    ]
+    folders = [path for path in Path(history).glob("*") if path.is_dir()]
+    names = sorted(path.name for path in folders if MONTH.fullmatch(path.name))
+    months = []
+    for month in month_span(names[0], names[-1]) if names else ():
+        note = {"month": month, "sales": {}}
+        for file in ("verdict", "run", "retraining"):
+            note[file] = read_optional_json(history / month / f"{file}.json")
+        months.append(note)
+    sales = revealed(note["verdict"] for note in months)
+    for note in months:
+        note["sales"] = sales.get(note["month"], {})
+    return months
 
 
-SIGNS = {
-    "ok": "✓",
-    "alarm": "!",
-    "repeated": "=",
-    "unknown": "?",
-    "missing": "…",
-}  # a sign as well as a colour, for those who see none
+# A sign beside each colour, for those who see no colours.
+SIGNS = {"ok": "✓", "alarm": "!", "repeated": "=", "unknown": "?", "missing": "…"}
 
 
 def judgement(month: dict) -> str:
-    """Say whether a month was fine, an alarm, an alarm that was raised before, not judged, or not looked at.
+    """Return what monitoring said about a month, as a key of SIGNS.
 
     Args:
         month: Of `read_months`.
 
     Returns:
-        A key of SIGNS.
+        Repeated: an alarm that was raised before; unknown: not judged; missing: not
+        monitored.
     """
     verdict = month["verdict"]
     if not verdict:
@@ -103,30 +78,22 @@ def judgement(month: dict) -> str:
 
 
 def outcome(month: dict) -> str:
-    """What came of the retraining that a month asked for.
+    """Return what came of the retraining that a month asked for.
 
     Args:
         month: Of `read_months`.
 
     Returns:
-        Promoted, refused, failed, waiting, or empty when nothing was asked.
+        Promoted, refused, failed, waiting, or "" when none was asked for.
     """
-    found = month["retraining"]
-    if not found:
+    retraining = month["retraining"]
+    if not retraining:
         return "waiting" if month["run"].get("asked") else ""
-    return (
-        "failed"
-        if found.get("failed")
-        else "promoted"
-        if found.get("promoted")
-        else "refused"
-    )
+    if retraining.get("failed"):
+        return "failed"
+    return "promoted" if retraining.get("promoted") else "refused"
 
 
 def is_finished(month: dict) -> bool:
-    """Whether a month is recorded, and its retraining, if it asked for one, was answered.
-
-    Args:
-        month: Of `read_months`.
-    """
+    """Return whether a month is recorded, and its retraining, if any, was answered."""
     return bool(month["run"]) and outcome(month) != "waiting"
