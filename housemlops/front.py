@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json, read_yaml
+from housemlops.core.files import read_json, read_yaml
 from housemlops.operations.supervisor import Supervisor
 from housemlops.processes import marked_processes
 from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
@@ -71,8 +71,8 @@ def champion_row(receipt: dict) -> dict:
 
 def figures(run: Path) -> list[dict]:
     """Return the metrics of a finished run, and what became of its model."""
-    rows = metric_rows(read_optional_json(run / "build/evaluate/metrics.json"))
-    receipt = read_optional_json(run / "build/promote/receipt.json")
+    rows = metric_rows(read_json(run / "build/evaluate/metrics.json", {}))
+    receipt = read_json(run / "build/promote/receipt.json", {})
     return [*rows, champion_row(receipt)] if receipt else rows
 
 

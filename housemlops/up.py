@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json, write_json
+from housemlops.core.files import read_json, write_json
 from housemlops.front import serve_front_page, summary
 from housemlops.operations.process_guard import guarded, reap_orphans
 from housemlops.operations.services import require_free_ports, services
@@ -34,7 +34,7 @@ def only_one(chosen: Settings) -> Iterator[None]:
     try:
         lock = FileLock(state / "up.lock").acquire(timeout=0)
     except Timeout:
-        running = read_optional_json(note)
+        running = read_json(note, {})
         raise WorkbookError(
             f"Already running at {running.get('page', 'another terminal')}. Stop it "
             f"with Ctrl-C in its terminal, or `kill {running.get('pid', '')}`."

@@ -70,7 +70,7 @@ def test_months_that_cannot_be_replayed_are_refused(first, last, sentence):
 def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
     tmp_path, monkeypatch
 ):
-    from housemlops.core.files import write_note
+    from housemlops.core.files import write_json
     from housemlops.operations.backfill import resume, unfinished_months
     from housemlops.operations.history import unanswered_months
     from housemlops.operations.loops import RetrainingHooks, wait_for_retrainings
@@ -78,8 +78,8 @@ def test_a_retraining_that_failed_is_an_answer_and_is_tried_again(
     monkeypatch.setenv("HOUSEMLOPS_PATHS_STATE", str(tmp_path))
     folder = tmp_path / "history/2008-05"
     folder.mkdir(parents=True)
-    write_note(folder / "run.json", {"asked": True})
-    write_note(tmp_path / "replay.json", {"first": "2008-05"})
+    write_json(folder / "run.json", {"asked": True})
+    write_json(tmp_path / "replay.json", {"first": "2008-05"})
     assert (
         unanswered_months(folder.parent, "2008-06") == ["2008-05"]
         and unanswered_months(folder.parent, "2008-05") == []

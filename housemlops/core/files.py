@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def file_md5(path: Path) -> str:
@@ -13,47 +14,39 @@ def file_md5(path: Path) -> str:
 
 
 def write_json(path: Path, value: dict | list) -> None:
-    """Write plain data as JSON that people can read and compare."""
+    """Write plain data as JSON that people can read and compare.
+
+    Another process sees the old file or the whole new one, never a part of it.
+
+    Raises:
+        ValueError: For a number that JSON does not have, such as NaN.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
-def read_json(path: Path) -> dict:
-    """Return what a file of JSON holds."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: Path, default: Any = None) -> Any:
+    """Return what a file of JSON holds.
 
+    Args:
+        path: File.
+        default: Returned when there is no such file.
 
-def read_optional_json(path: Path) -> dict:
-    """Return what a file of JSON holds, or an empty dict when there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    Raises:
+        FileNotFoundError: When there is no such file, and no default.
+    """
+    path = Path(path)
+    if default is not None and not path.is_file():
+        return default
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_yaml(path: Path) -> dict:
-    """The content of a YAML file.
-
-    Args:
-        path: Need not exist.
-
-    Returns:
-        Empty when there is nothing.
-    """
+    """Return what a file of YAML holds, or an empty dict when there is no such file."""
     from ruamel.yaml import YAML
 
-    return (
-        (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
-        if path.is_file()
-        else {}
-    )
-
-
-def write_note(path: Path, note: dict):
-    """Write a note so that nobody ever sees half of it.
-
-    Args:
-        path: JSON.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(
-        json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    draft.replace(path)
+    if not path.is_file():
+        return {}
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}

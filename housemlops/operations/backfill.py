@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from housemlops.core.files import read_json, read_optional_json, write_note
+from housemlops.core.files import read_json, write_json
 from housemlops.core.repository import data_md5, git
 from housemlops.operations.history import (
     history_folder,
@@ -127,7 +127,7 @@ def start_over(root: Path, identity: dict) -> None:
         client.delete_registered_model(name)
     if identity["uncommitted"]:
         git("update-ref", "refs/housemlops/replay", identity["commit"], root=root)
-    write_note(state / "replay.json", identity)
+    write_json(state / "replay.json", identity)
 
 
 def resume(root: Path, identity: dict) -> None:
@@ -135,7 +135,7 @@ def resume(root: Path, identity: dict) -> None:
 
     A retraining that failed is tried again.
     """
-    if read_optional_json(settings(root).paths.state / "replay.json") != identity:
+    if read_json(settings(root).paths.state / "replay.json", {}) != identity:
         start_over(root, identity)
     for note in history_folder(root).glob("????-??/retraining.json"):
         if read_json(note)["failed"]:
@@ -205,7 +205,7 @@ def first_champion(
     receipt = read_json(workspace / "build/promote/receipt.json")
     if not receipt["promoted"]:
         promote_despite_gates(root, workspace, receipt["development_version"])
-    release = read_optional_json(state / "serve/current/model/release.json")
+    release = read_json(state / "serve/current/model/release.json", {})
     stages = list(loops(pipeline(workspace))["learn"])
     note = {
         "month": identity["first"],
@@ -220,7 +220,7 @@ def first_champion(
         **run_facts(root, workspace, stages),
     }
     history_folder(root).mkdir(exist_ok=True)
-    write_note(history_folder(root) / "first.json", note)
+    write_json(history_folder(root) / "first.json", note)
     return note
 
 
@@ -353,7 +353,7 @@ def outcome_text(history: Path, months: list[str]) -> str:
     alarms, retrainings = 0, []
     for month in months:
         alarms += bool(read_json(history / month / "verdict.json")["alarm"])
-        retrainings.append(read_optional_json(history / month / "retraining.json"))
+        retrainings.append(read_json(history / month / "retraining.json", {}))
     retrainings = [note for note in retrainings if note]
     promoted = sum(bool(note["promoted"]) for note in retrainings)
     failed = sum(bool(note["failed"]) for note in retrainings)

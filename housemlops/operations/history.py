@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from housemlops.core.files import read_json, read_optional_json, read_yaml, write_note
+from housemlops.core.files import read_json, read_yaml, write_json
 from housemlops.operations.timeline import is_finished as is_month_finished
 from housemlops.operations.timeline import month_span
 from housemlops.pipeline.graph import loops, pipeline
@@ -41,7 +41,7 @@ def history_folder(root: Path) -> Path:
 def is_finished(folder: Path) -> bool:
     """Return whether a month is recorded, and its retraining, if any, was answered."""
     names = ("run", "retraining")
-    notes = {name: read_optional_json(folder / f"{name}.json") for name in names}
+    notes = {name: read_json(folder / f"{name}.json", {}) for name in names}
     return is_month_finished(notes)
 
 
@@ -166,7 +166,7 @@ def mlflow_runs(root: Path, workspace: Path, stages: list[str]) -> dict[str, dic
     """
     runs = {}
     for stage in stages:
-        note = read_optional_json(workspace / f"reports/{stage}.run.json")
+        note = read_json(workspace / f"reports/{stage}.run.json", {})
         if note:
             runs[stage] = note
     if len(runs) == len(stages):
@@ -262,7 +262,7 @@ def record_month(root: Path, workspace: Path, month: str) -> dict:
             shutil.copy(workspace / "build/monitor" / name, draft)
         for stage in stages:
             shutil.copy(workspace / f"reports/{stage}.html", draft)
-        write_note(draft / "run.json", note)
+        write_json(draft / "run.json", note)
     return note
 
 
@@ -304,7 +304,7 @@ def record_retraining(
         **{name: receipt[name] for name in copied},
         **run_facts(root, workspace, stages),
     }
-    write_note(folder / "retraining.json", note)
+    write_json(folder / "retraining.json", note)
 
 
 def record_failure(root: Path, conf: dict, sentence: str) -> None:
@@ -323,4 +323,4 @@ def record_failure(root: Path, conf: dict, sentence: str) -> None:
         "reasons": [],
         "failed": sentence,
     }
-    write_note(history_folder(root) / conf["month"] / "retraining.json", note)
+    write_json(history_folder(root) / conf["month"] / "retraining.json", note)

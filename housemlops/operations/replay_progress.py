@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from housemlops.core.files import read_json, read_optional_json
+from housemlops.core.files import read_json
 from housemlops.operations.history import history_folder, is_finished, shift_month
 from housemlops.operations.replay_airflow import check_alive
 from housemlops.settings import WorkbookError, settings
@@ -73,7 +73,7 @@ def month_progress(history: Path, month: str) -> str:
     log = history.parent / "log"
     if not (history / month / "run.json").exists():
         return f"{month}: {current_stage(log, backfill_run(month))}"
-    commit = read_optional_json(history.parent / "replay.json")["commit"][:8]
+    commit = read_json(history.parent / "replay.json", {})["commit"][:8]
     return f"{month}: retraining, {current_stage(log, f'retrain-{month}-{commit}')}"
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json
+from housemlops.core.files import read_json
 
 MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
@@ -47,7 +47,7 @@ def read_months(history: Path) -> list[dict]:
     for month in month_span(names[0], names[-1]) if names else ():
         note = {"month": month, "sales": {}}
         for file in ("verdict", "run", "retraining"):
-            note[file] = read_optional_json(history / month / f"{file}.json")
+            note[file] = read_json(history / month / f"{file}.json", {})
         months.append(note)
     sales = revealed(note["verdict"] for note in months)
     for note in months:

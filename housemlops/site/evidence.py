@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from housemlops.core.files import read_optional_json, read_yaml
+from housemlops.core.files import read_json, read_yaml
 from housemlops.promote import read_promotions
 from housemlops.settings import (
     folder_sha256,
@@ -143,7 +143,7 @@ def read_run(run: Path) -> dict:
         "verdict": "monitor/verdict",
     }
     facts = {
-        name: read_optional_json(build / f"{file}.json") for name, file in names.items()
+        name: read_json(build / f"{file}.json", {}) for name, file in names.items()
     }
     tracked = (
         read_yaml(run / f"data/{params.get('dataset')}.csv.dvc")
@@ -154,7 +154,7 @@ def read_run(run: Path) -> dict:
     return {
         **facts,
         "card": card.read_text(encoding="utf-8") if card.is_file() else "",
-        "lineage": read_optional_json(run / "lineage.json"),
+        "lineage": read_json(run / "lineage.json", {}),
         "params": params,
         "lock": read_yaml(run / "dvc.lock").get("stages", {}),
         "data_md5": tracked,
@@ -198,7 +198,7 @@ def released(state: Path) -> dict:
     Returns:
         model_sha256, version, data_md5 and more; empty when nothing is served.
     """
-    return read_optional_json(state / "serve/current/model/release.json")
+    return read_json(state / "serve/current/model/release.json", {})
 
 
 def decided(log: Path, model: str | None) -> list[dict]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json
+from housemlops.core.files import read_json
 from housemlops.settings import (
     folder_sha256,
 )
@@ -43,7 +43,7 @@ def interface(server: Path, kept: Path) -> dict:
             return {}
         kept.mkdir(parents=True, exist_ok=True)
         path.write_text(done.stdout.strip().splitlines()[-1], encoding="utf-8")
-    return read_optional_json(path)
+    return read_json(path, {})
 
 
 def schema_type(schema: dict) -> str:

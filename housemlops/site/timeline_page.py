@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from housemlops.core.files import read_optional_json
+from housemlops.core.files import read_json
 from housemlops.operations.timeline import (
     SIGNS,
     is_finished,
@@ -450,7 +450,7 @@ def history_body(
         rows=table_rows(
             history, months, mlflow_address(settings(root)), list(graph(pipeline(root)))
         ),
-        first=first_champion(read_optional_json(Path(history) / "first.json")),
+        first=first_champion(read_json(Path(history) / "first.json", {})),
         signs=SIGNS,
         commit=next(
             (
