@@ -35,6 +35,10 @@ from housemlops.contract import (
     request_example,
 )
 from housemlops.core.files import write_json
+from housemlops.estimators import members
+from housemlops.intervals import calibrate
+from housemlops.model.folder import proof_of, sales_to_ask, typical_house
+from housemlops.model.onnx_export import to_onnx
 from housemlops.predict import LARGEST, clean_category
 from housemlops.serve import (
     check_openapi,
@@ -48,15 +52,7 @@ from housemlops.serve import (
 )
 from housemlops.serving.running import running
 from housemlops.settings import WorkbookError
-from housemlops.train import (
-    calibrate,
-    members,
-    proof_of,
-    sales_to_ask,
-    to_onnx,
-    training_arrays,
-    typical_house,
-)
+from housemlops.train import training_arrays
 
 DRAWN = int(os.environ.get("TEST_CONTRACTS", "15"))
 ROWS = 30  # sales that the model of a drawn contract learns from

@@ -124,8 +124,8 @@ def test_a_killed_kernel_fails_its_stage_and_running_again_gives_the_same(
 FITS = """
 import time
 from joblib import Parallel, delayed
-from housemlops.train import side_by_side
-with side_by_side(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
+from housemlops.estimators import one_process_per_core
+with one_process_per_core(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
 """
 
 

@@ -22,8 +22,8 @@ from housemlops.processes import read_lines, run_captured, started
 KERNEL = """
 import time
 from joblib import Parallel, delayed
-from housemlops.train import side_by_side
-with side_by_side(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
+from housemlops.estimators import one_process_per_core
+with one_process_per_core(): Parallel()(delayed(time.sleep)(60) for _ in range(8))
 """
 
 # A notebook's kernel has a session of its own, and its stage fails when it dies.

@@ -10,16 +10,16 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from housemlops.contract import Contract, cast, feature_plan, load_contract, sale_months
-from housemlops.settings import repo_root
-from housemlops.train import (
+from housemlops.estimators import (
     blend,
     candidates,
     choose,
     compare,
     members,
     one_thread,
-    training_arrays,
 )
+from housemlops.settings import repo_root
+from housemlops.train import training_arrays
 from lib.checkout import fetch_table, progress
 
 HGB = {

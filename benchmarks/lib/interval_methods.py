@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from housemlops import train
+from housemlops import estimators, intervals, train
 from housemlops.contract import feature_plan, load_contract, sale_months
 from housemlops.predict import interval
 from housemlops.prepare import sort_out
@@ -85,21 +85,23 @@ def at_origin(
         train.training_arrays(known, contract),
         train.training_arrays(later, contract),
     )
-    parts = train.members(
+    parts = estimators.members(
         plan,
         **{
             name: parameters[name]
-            for name in inspect.signature(train.members).parameters
+            for name in inspect.signature(estimators.members).parameters
             if name in parameters
         },
     )
-    guesses = train.candidates(parts, X, y, parameters["folds"], parameters["seed"])
-    name, model = train.choose(train.compare(guesses, y), parts)
-    rows, forecast = train.honest_sales(
+    guesses = estimators.candidates(
+        parts, X, y, parameters["folds"], parameters["seed"]
+    )
+    name, model = estimators.choose(estimators.compare(guesses, y), parts)
+    rows, forecast = intervals.out_of_fold_predictions(
         model, X, y, months[months < start], guesses[name], parameters["seed"]
     )
-    calibration = train.calibrate(X, y, guesses[name], rows, forecast, plan, level)
-    with train.one_thread():
+    calibration = intervals.calibrate(X, y, guesses[name], rows, forecast, plan, level)
+    with estimators.one_thread():
         predicted = np.exp(model.fit(X, y).predict(Z))
     log_width, width = (
         one_width(y - guesses[name], level),

@@ -126,27 +126,28 @@ def fit(build: Path, contract, graph: bytes):  # -> sklearn estimator
     "The scikit-learn pipeline behind the champion, fitted as the stage `train` does and proven to give the same prices"
     import pandas as pd
 
-    from housemlops import train
+    from housemlops import estimators, train
     from housemlops.contract import feature_plan
+    from housemlops.model.onnx_export import parity
     from housemlops.settings import params
 
     known, plan = params(build.parent)["train"], feature_plan(contract)
     X, y = train.training_arrays(
         pd.read_parquet(build / "prepare/train.parquet"), contract
     )
-    parts = train.members(
+    parts = estimators.members(
         plan,
         **{
             name: known[name]
-            for name in inspect.signature(train.members).parameters
+            for name in inspect.signature(estimators.members).parameters
             if name in known
         },
     )
-    with train.one_thread():
-        model = train.choose(
+    with estimators.one_thread():
+        model = estimators.choose(
             pd.read_csv(build / "train/comparison.csv", index_col="model"), parts
         )[1].fit(X, y)
-    train.parity(model, graph, X)
+    parity(model, graph, X)
     return model
 
 

@@ -131,9 +131,9 @@ def put_left_over(root: Path) -> None:
         root / "build/train/model/artifacts/graph.onnx", root / "var/graph.onnx"
     )
     tune(root, ridge_alpha=80.0, svr_c=1.0)
-    swap(
+    edit(
         root,
-        "train",
+        "housemlops/model/folder.py",
         '    (parts / "graph.onnx").write_bytes(graph)\n',
         """    from housemlops.settings import settings
     kept = settings().paths.state / "graph.onnx"
@@ -151,7 +151,7 @@ def probe_left_over(note: dict) -> tuple[str, str]:
     from housemlops.contract import load_contract
     from housemlops.core.files import read_json
     from housemlops.promote import reprove
-    from housemlops.train import write_model
+    from housemlops.model.folder import write_model
 
     given, contract = Path("build/train/model/artifacts"), load_contract("sample")
     facts = {
