@@ -42,7 +42,8 @@ from .alert import about_month, listed, notify
 from .contract import Contract, load_contract, sale_months
 from .core.files import read_json, write_json
 from .ingest import completeness
-from .monitor import ANSWER, newest_months, watch
+from .monitor import monitor_champion, newest_months
+from .monitoring.answers import ANSWER_COLUMNS
 from .prepare import run_prepare
 from housemlops.settings import (
     WorkbookError,
@@ -315,12 +316,12 @@ def judged(
             "retrain": False,
             "checks": [check],
         }
-    return watch(
+    return monitor_champion(
         scratch,
         source["dataset"],
         given["label_delay_months"],
         given["monitor"],
-        pd.DataFrame(columns=[*ANSWER]),
+        pd.DataFrame(columns=list(ANSWER_COLUMNS)),
         url,
     )
 

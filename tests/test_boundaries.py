@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from housemlops.contract import Column, infer_column, infer_contract
-from housemlops.monitor import column_checks, mae_interval
+from housemlops.drift import column_checks, mae_interval
 from housemlops.pipeline.workspace import set_as_of
 from housemlops.prepare import split_by_time
 from housemlops.promote import newest, succession, taken_back

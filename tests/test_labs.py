@@ -43,8 +43,8 @@ def pytest_of(file: str, words: str) -> str:
 
 CAUGHT = {  # lab -> the check that Lab.caught names, as a program that fails, and what it says
     "letter-case": (
-        "from housemlops.contract import load_contract; from housemlops.learning.lab_tools import prepared; from housemlops.monitor import misfit_checks\n"
-        "wrong = [c['reason'] for c in misfit_checks(prepared()[1], load_contract('sample'), 0, 0.05) if not c['passed']]; assert not wrong, wrong",
+        "from housemlops.contract import load_contract; from housemlops.learning.lab_tools import prepared; from housemlops.monitoring.verdict import data_quality_checks\n"
+        "wrong = [c['reason'] for c in data_quality_checks(prepared()[1], load_contract('sample'), 0, 0.05) if not c['passed']]; assert not wrong, wrong",
         "100% of the sales have an unknown",
     ),
     "loss-twice": (cells("evaluate", "small = price_metrics"), "AssertionError"),

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from housemlops import monitor
+from housemlops import drift, monitor
 from housemlops.contract import load_contract, sale_months
+from housemlops.monitoring import answers as sale_answers
+from housemlops.monitoring import verdict as verdicts
 from housemlops.prediction_log import PredictionLog
 from housemlops.prepare import sort_out, split_at_random
 from housemlops.settings import WorkbookError, repo_root
@@ -83,7 +85,7 @@ class World:
         current = self.current if current is None else current
         answers = self.answers.loc[current.index] if answers is None else answers
         given = {"month": self.month} | also
-        result = monitor.judge(
+        result = verdicts.judge(
             self.reference,
             self.then,
             current,
@@ -97,7 +99,7 @@ class World:
         assert (
             result["reasons"]
             and all(result["reasons"])
-            and {*monitor.FIGURES} <= {*result}
+            and {*verdicts.EMPTY_VERDICT} <= {*result}
         )
         assert (
             result["alarm"] == (result["verdict"] not in ("ok", "insufficient data"))
@@ -276,8 +278,8 @@ def test_a_price_that_is_not_known_yet_changes_nothing(ledgers):
     assert late.current[late.contract.target].isna().equals(when >= "2009-04")
     keys = [
         [
-            monitor.house_key(monitor.as_request(record, world.contract))
-            for record in world.current[world.contract.inputs].to_dict("records")
+            sale_answers.sale_key(request)
+            for request in sale_answers.sale_requests(world.current, world.contract)
         ]
         for world in (late, early)
     ]
@@ -287,8 +289,8 @@ def test_a_price_that_is_not_known_yet_changes_nothing(ledgers):
 def test_correction_is_holms():
     p = np.random.default_rng(0).uniform(size=50)
     by_hand = [max((50 - sorted(p).index(q)) * q for q in p if q <= one) for one in p]
-    np.testing.assert_allclose(monitor.holm(p), np.minimum(by_hand, 1))
-    assert monitor.holm(np.array([])).size == 0
+    np.testing.assert_allclose(drift.holm_correction(p), np.minimum(by_hand, 1))
+    assert drift.holm_correction(np.array([])).size == 0
 
 
 @pytest.fixture
@@ -300,10 +302,13 @@ def build(sample, tmp_path) -> Path:
 @pytest.fixture
 def watch(build, tmp_path):
     "Monitor a build with a prediction log of its own"
-    limits, none = LIMITS | {"min_rows": 10}, pd.DataFrame(columns=[*monitor.ANSWER])
+    limits, none = (
+        LIMITS | {"min_rows": 10},
+        pd.DataFrame(columns=[*sale_answers.ANSWER_COLUMNS]),
+    )
 
     def watch(given=none):
-        return monitor.watch(
+        return monitor.monitor_champion(
             build, "sample", 1, limits, given, f"sqlite:///{tmp_path}/predictions.db"
         )
 
@@ -328,7 +333,7 @@ def test_no_house_is_asked_about_twice(watch, build, tmp_path):
     assert (
         again == first and written() == files and len(asked(tmp_path)) == first["rows"]
     ), "the same bytes, and no new question"
-    given = monitor.given_answers(build / "monitor/predictions.csv")
+    given = sale_answers.read_earlier_answers(build / "monitor/predictions.csv")
     (tmp_path / "predictions.db").unlink()
     assert watch(given) == first and written() == files
     assert not (tmp_path / "predictions.db").exists(), "all had been answered before"
@@ -343,7 +348,7 @@ def test_no_house_is_asked_about_twice(watch, build, tmp_path):
 def test_a_kill_between_two_answers_costs_no_answer(
     watch, build, tmp_path, monkeypatch
 ):
-    real, count = monitor.ask, []
+    real, count = sale_answers.ask, []
 
     def killed(*question, **options):
         count.append(1)
@@ -351,11 +356,11 @@ def test_a_kill_between_two_answers_costs_no_answer(
             raise KeyboardInterrupt
         return real(*question, **options)
 
-    monkeypatch.setattr(monitor, "ask", killed)
+    monkeypatch.setattr(sale_answers, "ask", killed)
     with pytest.raises(KeyboardInterrupt):
         watch()
     assert len(asked(tmp_path)) == 3
-    monkeypatch.setattr(monitor, "ask", real)
+    monkeypatch.setattr(sale_answers, "ask", real)
     assert len(asked(tmp_path)) < watch()["rows"] == len(asked(tmp_path))
 
 
@@ -371,14 +376,14 @@ def test_without_a_champion_there_is_a_verdict_and_a_page(watch, build):
         False,
     )
     assert "no champion" in (build / "monitor/report.html").read_text() and {
-        *monitor.FIGURES
+        *verdicts.EMPTY_VERDICT
     } <= {*result}
 
 
 @pytest.mark.slow
 def test_a_server_that_refuses_is_a_sentence(watch, build, monkeypatch):
     monkeypatch.setattr(
-        monitor, "ask", lambda *_, **__: (422, {"detail": [{"msg": "too small"}]})
+        sale_answers, "ask", lambda *_, **__: (422, {"detail": [{"msg": "too small"}]})
     )
     with pytest.raises(WorkbookError, match="refused a sale"):
         watch()
@@ -404,6 +409,6 @@ def test_the_report_is_small_and_opens_without_a_network(watch, build, browser):
         ),
     )
     page.goto(f"file://{report}")
-    page.wait_for_selector("text=Drift in column 'prediction'")
+    page.frame_locator("iframe").get_by_text("prediction", exact=True).wait_for()
     assert not wrong
     page.close()

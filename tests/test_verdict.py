@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from housemlops import monitor
+from housemlops import drift
 from housemlops.contract import Contract
+from housemlops.monitoring import verdict as verdicts
 from housemlops.operations.history import AGE_AGAIN, raises_alarm
 from housemlops.settings import params, repo_root
 
@@ -15,7 +16,7 @@ SHA256 = "0" * 64
 EXPECTED = 10_000.0
 SENTENCES = {
     verdict: rows["when"].tolist()
-    for verdict, rows in monitor.rules_table(LIMITS).groupby(level=0)
+    for verdict, rows in drift.rules_table(LIMITS).groupby(level=0)
 }
 
 
@@ -74,7 +75,7 @@ def month_of(
         "level": 0.9,
     }
     then = reference["price"] + EXPECTED * np.where(np.arange(1000) % 2, 1, -1)
-    return monitor.judge(
+    return verdicts.judge(
         reference,
         then.to_numpy(),
         now,
@@ -209,7 +210,7 @@ def test_a_case_of_the_rules(name):
 )
 def test_what_an_interval_above_it_means(mae, low, broken):
     "Above the MAE of the test split, not above the limit: the sentence says so."
-    rule = monitor.RULES["regression quality"]
+    rule = drift.RULES["regression quality"]
     assert rule.broken(mae, low, 1.0, LIMITS["max_mae_ratio"]) == broken
     assert rule.sentence.endswith(
         "the lower end of its interval is above that of the test split"
@@ -239,17 +240,17 @@ def test_an_alarm_for_age_is_raised_once(verdict, asked, earlier, raised):
 def test_every_check_has_a_rule_and_every_rule_a_case():
     for name in CASES:
         for item in month_of(**CASES[name][0])["checks"]:
-            assert monitor.rule_of(item) in monitor.RULES
-    verdicts = {rule.verdict for rule in monitor.RULES.values()}
-    assert verdicts - {case[1] for case in CASES.values()} == {
+            assert verdicts.rule_of(item) in drift.RULES
+    known = {rule.verdict for rule in drift.RULES.values()}
+    assert known - {case[1] for case in CASES.values()} == {
         "no champion",  # tests/test_monitor.py
         "target drift",  # below: errors are seen first
     }
 
 
 def test_prices_alone_are_seen_last():
-    names = [*monitor.RULES]
-    order = monitor.deciding_rule(200, True, ["age", "target drift"], True, 30)
+    names = [*drift.RULES]
+    order = verdicts.deciding_rule(200, True, ["age", "target drift"], True, 30)
     assert order == "target drift" and names.index(order) < names.index("age")
 
 
@@ -257,5 +258,5 @@ def test_the_site_prints_the_rules():
     for verdict, sentences in SENTENCES.items():
         for sentence in sentences:
             assert f"| {verdict} | {sentence} |" in PAGE
-    for sentence in (monitor.ALARM, monitor.RETRAIN, AGE_AGAIN):
+    for sentence in (drift.ALARM, drift.RETRAIN, AGE_AGAIN):
         assert sentence in PAGE.replace("\n", " ")

@@ -284,30 +284,27 @@ def probe_lost_tag(note: dict) -> tuple[str, str]:
 def put_cry_wolf(root: Path) -> None:
     swap(
         root,
-        "monitor",
-        """    corrected = dict(
-        zip(map(id, tested), holm(np.array([item["p"] for item in tested])))
-    )
-""",
-        '    corrected = {id(item): item["p"] for item in tested}\n',
+        "drift",
+        "    corrected = holm_correction(p_values)\n",
+        "    corrected = p_values\n",
     )
     swap(
         root,
-        "monitor",
-        '"passed": not certain_and_large(p, item["effect"], alpha, item["limit"]),',
-        '"passed": p >= alpha,',
+        "drift",
+        'check["passed"] = not certain_and_large(p, effect, alpha, limit)',
+        'check["passed"] = p >= alpha',
     )
 
 
 def probe_cry_wolf(note: dict) -> tuple[str, str]:
-    from housemlops.monitor import input_checks, settle
+    from housemlops.drift import input_checks, judge_differences
 
     contract, _, sales = sample_tables()
 
     def alarm(now):
         return any(
             item["passed"] is False
-            for item in settle(
+            for item in judge_differences(
                 input_checks(sales.drop(now.index), now, contract, 0.15), 0.05
             )
         )

@@ -170,12 +170,14 @@ def newest_drift(months: int = 6):
     import pandas as pd
 
     from housemlops.contract import sale_months
-    from housemlops.monitor import input_checks, settle
+    from housemlops.drift import input_checks, judge_differences
 
     contract, _, sales = sample_tables()
     when = sale_months(sales, contract)
     new = when.isin(sorted({*when})[-months:])
-    checks = settle(input_checks(sales[~new], sales[new], contract, 0.15), 0.05)
+    checks = judge_differences(
+        input_checks(sales[~new], sales[new], contract, 0.15), 0.05
+    )
     return (
         pd.DataFrame(checks)[["column", "test", "p", "effect", "passed"]]
         .sort_values("p", ignore_index=True)

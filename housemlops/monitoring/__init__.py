@@ -1,0 +1,1 @@
+"""Judge the champion by the newest sales, and tell people."""
