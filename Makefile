@@ -13,6 +13,7 @@ run: .venv/.run ## run the whole lifecycle once, through Airflow, and print what
 check: .venv/.test ## what to run after each edit: format, lint, notebooks in step, quick tests; two minutes
 	@ruff format --check --quiet .
 	@ruff check --quiet .
+	@lint-imports --no-cache >/dev/null || lint-imports --no-cache
 	@housemlops sync --check
 	@python -m pytest -n 2 -m "not slow and not long" tests
 

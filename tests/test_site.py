@@ -4,10 +4,13 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -17,16 +20,16 @@ from housemlops.pipeline.graph import listed
 from housemlops.promote import record
 from housemlops.settings import WorkbookError, folder_sha256, repo_root
 from housemlops.site.build import build_docs
-from housemlops.site.content import all_pages, gather
+from housemlops.site.content import all_pages, gather, support_groups
 from housemlops.site.evidence import claims
 from housemlops.site.interface import interface
 from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
 from housemlops.site.package_picture import (
-    beneath,
-    house_svg,
-    notebook_imports,
-    room_groups,
-    support_rooms,
+    describe_packages,
+    direct_arrows,
+    find_imports,
+    package_svg,
+    read_layers,
 )
 from housemlops.site.timeline_page import write_history
 
@@ -420,9 +423,10 @@ def test_reading_order_is_the_graph(site, pages):
         order.append(path)
         path = (path.parent / pages[path].relations.get("next", path.name)).resolve()
     names = [path.relative_to(site).as_posix().removesuffix(".html") for path in order]
-    stages, rooms = list(lifecycle(ROOT)), support_rooms(ROOT)
+    stages = list(lifecycle(ROOT))
+    support = [name for names in support_groups(ROOT).values() for name in names]
     assert [name for name in names if name in stages] == stages
-    assert [name for name in names if name in rooms] == rooms
+    assert [name for name in names if name in support] == support
     assert {path.stem for path in (ROOT / "nbs").glob("*.ipynb")} <= set(names)
     assert names[0] == "index" and {
         "api",
@@ -730,35 +734,36 @@ def test_speed_is_read_from_the_page_on_serving(site):
         assert sentence in re.sub("<[^>]+>", "", page), name
 
 
-def test_groups_of_rooms_are_in_an_order_without_circles():
-    groups, needs = room_groups(ROOT), notebook_imports(ROOT)
-    assert all(groups.values()) and sorted(support_rooms(ROOT)) == sorted(
-        {*needs} - {*lifecycle(ROOT)}
-    )
-    low, results, runs = groups.values()
-    assert {"settings", "contract", "predict", "engine", "prediction_log"} <= {
-        *low
-    } and "orchestrate" in runs
-    assert not beneath(needs, low) & {*results, *runs} and not beneath(
-        needs, results
-    ) & {*runs}
-
-
-def test_the_house_shows_every_room_once():
-    picture = house_svg(ROOT)
-    assert sorted(re.findall(r'<a href="(\w+)\.html"', picture)) == sorted(
-        {path.stem for path in (ROOT / "nbs").glob("*.ipynb")} - {"index"}
-    )
-    places = [
-        tuple(map(float, found))
-        for found in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"', picture)
+def test_the_packages_keep_to_their_layers():
+    "What `make check` runs; the page shows the same layers."
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    layers = read_layers(ROOT)
+    assert layers[0] == ["cli"]
+    named = sorted(name for layer in layers for name in layer)
+    there = [
+        path.stem
+        for path in (ROOT / "housemlops").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
     ]
-    assert len({*places}) == len(places)
-    heights = dict(zip(re.findall(r'<a href="(\w+)\.html"', picture), places))
-    assert all(
-        heights[high][1] <= heights[low][1]
-        for high, low in re.findall(r"<title>(\w+) imports (\w+)</title>", picture)
-    )
+    ignored = {"__init__", "_modidx", "migrations", "templates"}
+    assert named == sorted({*there} - ignored), "add it to a layer in pyproject.toml"
+
+
+def test_the_page_of_the_code_shows_every_package():
+    layers = read_layers(ROOT)
+    imports = find_imports(layers)
+    picture = package_svg(layers, imports)
+    assert picture == package_svg(layers, imports)
+    for name in imports:
+        assert f'<a href="#{name}"' in picture
+    level = {name: i for i, layer in enumerate(layers) for name in layer}
+    arrows = direct_arrows(layers, imports)
+    assert arrows
+    assert all(level[high] < level[low] for high, low in arrows)
+    rows = describe_packages(layers, imports)
+    assert all(summary for _, summary, _ in rows)
 
 
 def test_committed_picture_is_current():

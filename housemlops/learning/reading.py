@@ -75,24 +75,33 @@ def notebook_facts(path: Path, root: Path) -> dict:
     }
 
 
-def reading_order(root: Path) -> list[str]:
-    """The notebooks in the order in which the index names them.
+def notebook_groups(root: Path) -> dict[str, list[str]]:
+    """Return the notebooks as the index groups them: heading -> names, in its order.
 
-    Returns:
-        Names of notebooks.
+    The headings are those of the index below which notebooks are named for the first
+    time. Notebooks that the index does not name come last.
     """
-    text = "\n".join(
-        source
-        for cell, source in cells(
-            json.loads((root / "nbs/index.ipynb").read_text(encoding="utf-8"))
-        )
-        if cell["cell_type"] == "markdown"
-    )
-    return [
-        name
-        for name in dict.fromkeys(re.findall(r"\]\((\w+)\.ipynb", text))
-        if (root / f"nbs/{name}.ipynb").exists()
-    ]
+    index = json.loads((root / "nbs/index.ipynb").read_text(encoding="utf-8"))
+    heading, groups, seen = "Notebooks", {}, {"index"}
+    for cell, source in cells(index):
+        if cell["cell_type"] != "markdown":
+            continue
+        for line in source.splitlines():
+            if line.startswith("## "):
+                heading = line.removeprefix("## ")
+            for name in re.findall(r"\]\((\w+)\.ipynb", line):
+                if name not in seen and (root / f"nbs/{name}.ipynb").exists():
+                    seen.add(name)
+                    groups.setdefault(heading, []).append(name)
+    unnamed = sorted({path.stem for path in (root / "nbs").glob("*.ipynb")} - seen)
+    if unnamed:
+        groups.setdefault(heading, []).extend(unnamed)
+    return groups
+
+
+def reading_order(root: Path) -> list[str]:
+    """Return the names of all notebooks but the index, in its order."""
+    return [name for names in notebook_groups(root).values() for name in names]
 
 
 def notebook_table(root: Path | None = None) -> list[dict]:
@@ -108,12 +117,6 @@ def notebook_table(root: Path | None = None) -> list[dict]:
         if measured.exists()
         else {}
     )
-    names = [
-        *(order := reading_order(root)),
-        *sorted(
-            {path.stem for path in (root / "nbs").glob("*.ipynb")} - {*order, "index"}
-        ),
-    ]
 
     def row(name):
         facts = notebook_facts(root / f"nbs/{name}.ipynb", root)
@@ -124,7 +127,7 @@ def notebook_table(root: Path | None = None) -> list[dict]:
             "words_per_line": round(facts["words"] / max(facts["code_lines"], 1), 1),
         }
 
-    return [row(name) for name in names]
+    return [row(name) for name in reading_order(root)]
 
 
 def path_table(root: Path | None = None) -> pd.DataFrame:

@@ -103,7 +103,7 @@ class WorkbookHooks(StageHooks):
             case "promote":
                 from housemlops.promote import promote_holds as holds
             case "serve":
-                from housemlops.serve import serve_holds as holds
+                from housemlops.serve import is_live as holds
             case "monitor":
                 from housemlops.monitor import monitor_holds as holds
             case _:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from housemlops.learning.reading import notebook_table
+from housemlops.learning.reading import notebook_groups, notebook_table
 from housemlops.operations.timeline import read_months
 from housemlops.pipeline.graph import graph, loops
 from housemlops.settings import settings
@@ -21,7 +21,12 @@ from housemlops.site.evidence import (
 )
 from housemlops.site.interface import field_rows, interface, routes
 from housemlops.site.lifecycle_picture import lifecycle, lifecycle_svg
-from housemlops.site.package_picture import house_svg, room_groups
+from housemlops.site.package_picture import (
+    describe_packages,
+    package_svg,
+    find_imports,
+    read_layers,
+)
 from housemlops.site.pages import (
     exported_names,
     inline_picture,
@@ -139,6 +144,15 @@ def stamps(folders: dict[str, Path]) -> str:
     )
 
 
+def support_groups(root: Path) -> dict[str, list[str]]:
+    """Return the notebooks that are no stage: heading of the index -> names."""
+    stages = lifecycle(root)
+    return {
+        heading: [name for name in names if name not in stages]
+        for heading, names in notebook_groups(root).items()
+    }
+
+
 def gather(root: Path, run: Path) -> dict:
     """What the pages are made from.
 
@@ -151,7 +165,7 @@ def gather(root: Path, run: Path) -> dict:
     """
     stages, groups, facts, state = (
         lifecycle(root),
-        room_groups(root),
+        support_groups(root),
         read_run(run),
         settings(root).paths.state,
     )
@@ -168,7 +182,7 @@ def gather(root: Path, run: Path) -> dict:
         path.relative_to(root / "nbs").with_suffix("").as_posix(): read_notebook(path)
         for path in paths
     }
-    rooms = [room for group in groups.values() for room in group]
+    support = [name for names in groups.values() for name in names]
     facts["decisions"] = decided(
         state / "promotions.jsonl", facts["receipt"].get("model_name")
     )
@@ -180,14 +194,14 @@ def gather(root: Path, run: Path) -> dict:
         "needs": graph(stages),
         "loops": loops(stages),
         "groups": groups,
-        "rooms": rooms,
+        "support": support,
         "practice": practice,
         "svg": lifecycle_svg(root),
         "names": exported_names(root),
         "interface": interface(run / "build/serve", state / "openapi"),
         "modules": [
             name
-            for name in [*stages, *rooms]
+            for name in [*stages, *support]
             if (root / f"housemlops/{name}.py").exists()
         ],
         "facts": facts,
@@ -231,7 +245,7 @@ def helpers(house: dict) -> dict[str, Callable]:
     """
     root, about = house["root"], house["about"]
 
-    def room(name):
+    def notebook(name):
         return f"[{name}]({name}.ipynb)" if name in about else f"`{name}`"
 
     def file(path, shown):
@@ -249,7 +263,7 @@ def helpers(house: dict) -> dict[str, Callable]:
             for line in table.splitlines()[2:]
         ]
 
-    return {"room": room, "file": file, "proof": proof, "cells": cells}
+    return {"notebook": notebook, "file": file, "proof": proof, "cells": cells}
 
 
 def notebook_page(name: str, house: dict) -> str:
@@ -376,6 +390,8 @@ def all_pages(house: dict) -> dict[str, str]:
         )
         for path in sources
     }
+    layers = read_layers(root)
+    imports = find_imports(layers)
     values = {
         **house,
         **helpers(house),
@@ -383,7 +399,9 @@ def all_pages(house: dict) -> dict[str, str]:
         "routes": routes(house["interface"]),
         "field_rows": field_rows,
         "port": settings(root).server.port,
-        "house_svg": house_svg(root),
+        "layers": layers,
+        "packages_svg": package_svg(layers, imports),
+        "package_rows": describe_packages(layers, imports),
         "weights": notebook_table(root),
         "page_table": page_table,
         "show_number": show_number,
