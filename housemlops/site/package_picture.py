@@ -20,7 +20,7 @@ def read_layers(root: Path) -> list[list[str]]:
             that is in no layer yet is put beside the other stages.
     """
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = settings["tool"].get("importlinter", {}).get("contracts", [])
+    contracts = settings.get("tool", {}).get("importlinter", {}).get("contracts", [])
     declared = [each["layers"] for each in contracts if each["type"] == "layers"]
     layers = [
         [name.strip() for name in layer.replace("|", ":").split(":")]
