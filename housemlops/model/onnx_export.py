@@ -249,11 +249,22 @@ def add_estimator(graph: Graph, estimator: BaseEstimator, x: str) -> str:
     return graph.add_model(model, x)
 
 
+def add_linear(graph: Graph, model: BaseEstimator, x: str) -> str:
+    """Add a linear model, (n, 1) float64.
+
+    The sum is in double precision, so that a row costs the same alone and in a batch.
+    """
+    coefficients = model.coef_.reshape(-1, 1).astype(np.float64)
+    total = graph.add("MatMul", graph.cast(x, np.float64), coefficients)
+    return graph.add("Add", total, np.array(model.intercept_).reshape(1, 1))
+
+
 def add_step(graph: Graph, step: BaseEstimator, x: str) -> str:
     """Add a fitted step of a pipeline, applied to tensor `x`."""
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import Ridge
     from sklearn.svm import SVR
 
     match step:
@@ -263,6 +274,8 @@ def add_step(graph: Graph, step: BaseEstimator, x: str) -> str:
             return add_number_step(graph, step, x)
         case SVR(kernel="rbf", gamma=float()):
             return add_svr(graph, step, x)
+        case Ridge():
+            return add_linear(graph, step, x)
         case HistGradientBoostingRegressor():
             return add_histogram_trees(graph, step, x)
     return add_estimator(graph, step, x)

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def open_build(build: str, stage: str) -> Path:
         return Path(build)
     root, home = repo_root(), settings().paths.state / "sample"
     kept = kept_sample(root, ancestors(graph(pipeline(root)), stage), home)
-    mine = home / f"{stage}-{os.getpid()}"
+    mine = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=home))
     copy_sample(kept, mine)
     atexit.register(shutil.rmtree, mine, ignore_errors=True)
     return use_scratch_stores(mine)
