@@ -255,8 +255,9 @@ def add_linear(graph: Graph, model: BaseEstimator, x: str) -> str:
     The sum is in double precision, so that a row costs the same alone and in a batch.
     """
     coefficients = model.coef_.reshape(-1, 1).astype(np.float64)
+    intercept = np.reshape(model.intercept_, (1, 1)).astype(np.float64)
     total = graph.add("MatMul", graph.cast(x, np.float64), coefficients)
-    return graph.add("Add", total, np.array(model.intercept_).reshape(1, 1))
+    return graph.add("Add", total, intercept)
 
 
 def add_step(graph: Graph, step: BaseEstimator, x: str) -> str:
@@ -264,7 +265,7 @@ def add_step(graph: Graph, step: BaseEstimator, x: str) -> str:
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import Ridge
+    from sklearn.linear_model import ElasticNet, LinearRegression, Ridge
     from sklearn.svm import SVR
 
     match step:
@@ -274,7 +275,7 @@ def add_step(graph: Graph, step: BaseEstimator, x: str) -> str:
             return add_number_step(graph, step, x)
         case SVR(kernel="rbf", gamma=float()):
             return add_svr(graph, step, x)
-        case Ridge():
+        case Ridge() | LinearRegression() | ElasticNet():  # and Lasso
             return add_linear(graph, step, x)
         case HistGradientBoostingRegressor():
             return add_histogram_trees(graph, step, x)
